@@ -1,0 +1,217 @@
+"""Every error Distillery raises on purpose, in one tree.
+
+DistilleryError
+├── InvalidRequest              what was sent cannot be accepted; the sender can mend it
+│   ├── InvalidSpec             a job spec with one or more bad fields
+│   ├── UnreadableData          a data set that is missing, truncated or of a foreign format
+│   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
+│   ├── UnknownName             a name that no catalogue or registry holds
+│   ├── InvalidPageToken        a page token that is not ours, or belongs to another query
+│   └── UnsatisfiableRange      a byte range outside the file
+├── NotFound                    no such job, artifact, checkpoint or model
+├── WrongState                  the thing exists but cannot do that now
+├── Fenced                      another attempt owns the job: this one may write nothing more
+├── TrainingDiverged            the loss or the weights stopped being finite
+├── ExportMismatch              an exported network disagrees with the network it came from
+├── CorruptFile                 bytes that do not match their recorded sha256
+├── StorageFull                 no space is left for an artifact
+├── Unavailable                 the database, the broker or the service is out of reach; try again
+├── MissingDependency           an optional package is not installed
+├── JobEndedBadly               (client) the job one waits for failed, crashed or was cancelled
+└── ServiceRefused              (client) the service answered with a problem document
+
+No HTTP status stands here: `app.errors` maps classes to codes in one place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One thing wrong with what was sent: where (a JSON pointer), what, and how to mend it."""
+
+    pointer: str
+    code: str
+    detail: str
+    hint: str = ""
+
+
+@dataclass
+class DistilleryError(Exception):
+    """The root. `detail` says what and where, `hint` how to mend it, `pointer` which field."""
+
+    detail: str
+    hint: str = field(default="", kw_only=True)
+    pointer: str = field(default="", kw_only=True)
+
+    code: ClassVar[str] = "DISTILLERY_ERROR"
+    title: ClassVar[str] = "Distillery could not do that"
+    retryable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__init__(self.detail)
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.hint}".rstrip()
+
+    @property
+    def problems(self) -> Sequence[FieldProblem]:
+        """The fields at fault; empty when no single field is."""
+        if not self.pointer:
+            return ()
+        return (FieldProblem(self.pointer, self.code, self.detail, self.hint),)
+
+
+class InvalidRequest(DistilleryError):
+    """What was sent cannot be accepted as it is."""
+
+    code = "INVALID_REQUEST"
+    title = "The request cannot be accepted"
+
+
+class InvalidSpec(InvalidRequest):
+    """A spec with one or more bad fields, each named in `problems`."""
+
+    code = "INVALID_SPEC"
+    title = "The job spec has errors"
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        self._problems = tuple(problems)
+        lines = [f"{p.pointer or '/'}: {p.detail}{' ' + p.hint if p.hint else ''}" for p in problems]
+        super().__init__("; ".join(lines))
+
+    @property
+    def problems(self) -> Sequence[FieldProblem]:
+        return self._problems
+
+
+class UnreadableData(InvalidRequest):
+    """A data set that is missing, truncated or of a foreign format; the detail names the file."""
+
+    code = "UNREADABLE_DATA"
+    title = "The data set cannot be read"
+
+
+class UnusableWeights(InvalidRequest):
+    """Weights that are missing, of a refused format, or do not fit the architecture."""
+
+    code = "UNUSABLE_WEIGHTS"
+    title = "The weights cannot be used"
+
+
+class UnknownName(InvalidRequest):
+    """A name that no catalogue or registry holds; the hint gives the nearest known one."""
+
+    code = "UNKNOWN_NAME"
+    title = "No such name"
+
+
+class InvalidPageToken(InvalidRequest):
+    """A page token that this service did not issue for this query."""
+
+    code = "INVALID_PAGE_TOKEN"
+    title = "The page token does not fit this query"
+
+
+class UnsatisfiableRange(InvalidRequest):
+    """A byte range outside the file; `size` is the file's length in bytes."""
+
+    code = "RANGE_NOT_SATISFIABLE"
+    title = "The requested range lies outside the file"
+
+    def __init__(self, detail: str, *, size: int) -> None:
+        super().__init__(detail)
+        self.size = size
+
+
+class NotFound(DistilleryError):
+    """No such thing, or none that the caller may see."""
+
+    code = "NOT_FOUND"
+    title = "Not found"
+
+
+class WrongState(DistilleryError):
+    """The thing exists, but its state forbids the action; the detail says which state."""
+
+    code = "WRONG_STATE"
+    title = "Not possible in this state"
+
+
+class Fenced(DistilleryError):
+    """Another attempt owns the job: nothing this one writes is accepted any more."""
+
+    code = "FENCED"
+    title = "A newer attempt owns this job"
+
+
+class TrainingDiverged(DistilleryError):
+    """The loss or the weights stopped being finite."""
+
+    code = "DIVERGED"
+    title = "Training diverged"
+
+
+class ExportMismatch(DistilleryError):
+    """An exported network does not give the answers of the network it came from."""
+
+    code = "EXPORT_MISMATCH"
+    title = "The export disagrees with its network"
+
+
+class CorruptFile(DistilleryError):
+    """Bytes that do not match their recorded sha256."""
+
+    code = "CORRUPT_FILE"
+    title = "The file is damaged"
+
+
+class StorageFull(DistilleryError):
+    """No space is left for an artifact."""
+
+    code = "STORAGE_FULL"
+    title = "No space left"
+    retryable = True
+
+
+class Unavailable(DistilleryError):
+    """The database, the broker or the service itself is out of reach."""
+
+    code = "UNAVAILABLE"
+    title = "Temporarily unavailable"
+    retryable = True
+
+
+class MissingDependency(DistilleryError):
+    """An optional package is not installed; the hint says what to install."""
+
+    code = "MISSING_DEPENDENCY"
+    title = "A package is missing"
+
+
+class JobEndedBadly(DistilleryError):
+    """The job that the caller waits for failed, crashed or was cancelled."""
+
+    code = "JOB_ENDED_BADLY"
+    title = "The job did not succeed"
+
+
+class ServiceRefused(DistilleryError):
+    """The service answered with a problem document (RFC 9457)."""
+
+    code = "SERVICE_REFUSED"
+    title = "The service refused"
+
+    def __init__(
+        self, detail: str, *, status: int, problem_code: str, problems: Sequence[FieldProblem] = (), hint: str = ""
+    ) -> None:
+        super().__init__(detail, hint=hint)
+        self.status = status
+        self.problem_code = problem_code
+        self._problems = tuple(problems)
+
+    @property
+    def problems(self) -> Sequence[FieldProblem]:
+        return self._problems

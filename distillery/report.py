@@ -1,0 +1,170 @@
+"""The distillation report and the latency report: plain data, written by the engine, read by everyone."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid"]
+
+
+class Record(BaseModel):
+    """Frozen and closed plain data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Estimated(Record):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Percentile(Record):
+    """A percentile, or the reason why there are too few calls to state it."""
+
+    seconds: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+class LatencyRow(Record):
+    """One model in one runtime, batch size and device. Times in seconds for one call."""
+
+    model: Literal["teacher", "student"]
+    runtime: str
+    device: str
+    batch_size: int
+    threads: int
+    n: int
+    """Timed calls."""
+    p50: Percentile
+    p90: Percentile
+    p95: Percentile
+    p99: Percentile
+    mean_seconds: float
+    stdev_seconds: float
+    images_per_second: float
+    parameters: int
+    macs: int
+    """Multiply-adds of one image."""
+    file_bytes: int
+    peak_memory_bytes: int | None
+    cold_start_seconds: float
+    """The first call, before any warm-up."""
+    warmup_calls: int
+    warmup_steady: bool
+    """Whether three blocks in a row agreed within 2 % before the bound on warm-up was met."""
+    accuracy: float
+    """Top-1 of this very runtime on the test images used."""
+    agreement: float
+    """Share of those images on which the runtime gives the class that the eager network gives."""
+
+
+class LatencyComparison(Record):
+    """Student against teacher in one runtime, batch size and device."""
+
+    runtime: str
+    device: str
+    batch_size: int
+    threads: int
+    rounds: int
+    speedup: Estimated
+    """Teacher time over student time: geometric mean over rounds of block medians, 95 % bootstrap interval."""
+    control: Estimated
+    """The student against itself, measured in the same rounds; must include 1."""
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+    rows: tuple[LatencyRow, LatencyRow]
+    """Teacher, then student."""
+
+
+class LatencyReport(Record):
+    """The result of the latency protocol."""
+
+    protocol: str
+    comparisons: tuple[LatencyComparison, ...]
+    environment: dict[str, Any]
+    teacher_sha256: str
+    student_sha256: str
+    repeat_with: str
+    """The command that repeats the measurement."""
+
+
+class Quality(Record):
+    """How good one network is on the test split, which nothing else has read."""
+
+    role: Literal["teacher", "student", "baseline"]
+    architecture: str
+    images: int
+    top1: Estimated
+    """Share answered right, with a Wilson 95 % interval."""
+    top5: float | None
+    """None below six classes."""
+    ece: float
+    """Expected calibration error, 15 bins of equal width."""
+    loss: float
+    """Cross-entropy with the labels, nats per image."""
+    agreement: float | None = None
+    """Share of images on which the network gives the teacher's answer; None for the teacher."""
+    kl_to_teacher: float | None = None
+    """KL divergence from the teacher's to this network's probabilities, nats per image."""
+    per_class: dict[str, float]
+    parameters: int
+    macs: int
+    file_bytes: int
+    train_seconds: float
+    images_per_second: float | None
+    """Training throughput; None when the network was not trained in the job."""
+    best_epoch: int | None
+    """The epoch with the best validation accuracy (counted from 1); its weights are the ones delivered."""
+    best_validation: float | None
+    last_validation: float | None
+    last_top1: float | None = None
+    """Test accuracy of the last epoch's weights, beside that of the best."""
+
+
+class Disagreement(Record):
+    """A test image on which student and teacher differ most."""
+
+    image_id: int
+    label: str
+    teacher: str
+    student: str
+    kl: float
+    thumbnail: str
+    """A PNG as a data URL."""
+
+
+class Curve(Record):
+    """A series for the plots of the report."""
+
+    key: str
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+
+class Report(Record):
+    """The answer to both questions: how much faster, and did the teacher help."""
+
+    summary: str
+    """One sentence: whether distillation helped, and by how much."""
+    helped: bool | None
+    """None without a baseline, or when the difference lies within the uncertainty."""
+    gain: Estimated | None
+    """Student minus baseline, top-1, with a 95 % interval over test images (paired)."""
+    gap_closed: float | None
+    """(student - baseline) / (teacher - baseline); None when the teacher is not better than the baseline."""
+    speedup: Estimated | None
+    """Of the first runtime and batch size measured whose verdict is valid."""
+    warnings: tuple[str, ...]
+    quality: tuple[Quality, ...]
+    disagreements: tuple[Disagreement, ...]
+    curves: tuple[Curve, ...]
+    latency: LatencyReport | None
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    spec: dict[str, Any]
+    """The resolved spec, provenance included."""

@@ -1,0 +1,97 @@
+"""The job spec: everything a user asks for, and nothing the service decides."""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from distillery.errors import InvalidSpec
+from distillery.spec.benchmark import LatencySpec
+from distillery.spec.dataset import DatasetSpec
+from distillery.spec.frozen import Frozen
+from distillery.spec.objectives import Method, OfflineMethod
+from distillery.spec.problems import field_problems
+from distillery.spec.student import StudentSpec
+from distillery.spec.teacher import TeacherSpec
+from distillery.spec.training import TeacherTraining, Training
+
+ExportFormat = Literal["safetensors", "onnx"]
+LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class Resources(Frozen):
+    """Which workers may take the job, and when."""
+
+    queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "default"
+    priority: Annotated[int, Field(ge=0, le=100)] = 50
+    """Higher is claimed first; equal ones in the order of submission."""
+
+
+class Provenance(Frozen):
+    """What a resolved spec was resolved against. A job that is given these refuses to run on other bytes."""
+
+    data_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    teacher_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Hash of the teacher's weights, when they were not trained in the job."""
+    versions: dict[str, Annotated[str, Field(max_length=100)]] = Field(default_factory=dict, max_length=50)
+    """Package versions; told for the record and not enforced."""
+
+
+class JobSpec(Frozen):
+    """One distillation: data, teacher, student, method, recipe, and what to measure and deliver."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "distillation"
+    task: Literal["image-classification"] = "image-classification"
+    dataset: DatasetSpec
+    teacher: TeacherSpec
+    student: StudentSpec
+    method: Method = OfflineMethod()
+    training: Training = Training()
+    baseline: bool = True
+    """Train the same student, with the same recipe and seed, without the teacher: the only fair comparison."""
+    seeds: Literal[1] = 1
+    """Runs of the whole study; more than one is not offered yet."""
+    export: Annotated[tuple[ExportFormat, ...], Field(min_length=1, max_length=8)] = ("safetensors", "onnx")
+    latency: LatencySpec | None = LatencySpec()
+    """What to time at the end of the job; null times nothing."""
+    resources: Resources = Resources()
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
+    """Free key-value pairs to find jobs by."""
+    provenance: Provenance = Provenance()
+
+
+def parse(sent: Any) -> JobSpec:
+    """Validate a raw spec.
+
+    Raises:
+        InvalidSpec: with one problem, pointer and hint for each bad field.
+    """
+    try:
+        return JobSpec.model_validate(sent)
+    except ValidationError as error:
+        raise InvalidSpec(field_problems(error, sent)) from None
+
+
+def resolve(spec: JobSpec) -> JobSpec:
+    """Fill in everything that can be known without the data and the device; a fixed point of itself.
+
+    The worker later adds precision, device and provenance. Submitting the result again repeats the job.
+    """
+    training = spec.training
+    if training.seed is None:
+        training = training.model_copy(update={"seed": secrets.randbelow(2**32)})
+    method = spec.method.model_copy(update={"preset": None, "objective": spec.method.terms})
+    teacher = spec.teacher
+    if teacher.train is not None:
+        teacher = teacher.model_copy(update={"train": _complete(teacher.train, training)})
+    return spec.model_copy(update={"training": training, "method": method, "teacher": teacher})
+
+
+def _complete(own: TeacherTraining, shared: Training) -> TeacherTraining:
+    missing = {
+        name: getattr(shared, name)
+        for name in ("batch_size", "optimizer", "schedule", "clip_grad_norm")
+        if getattr(own, name) is None
+    }
+    return own.model_copy(update=missing)

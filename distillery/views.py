@@ -1,0 +1,322 @@
+"""What the service answers with: the wire types of jobs, events, metrics, checkpoints and artifacts."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillery.report import LatencyReport
+from distillery.spec import JobSpec, LatencySpec
+
+Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "crashed", "cancelled"})
+PhaseName = Literal["preparing", "teaching", "training", "baseline", "evaluating", "exporting", "measuring"]
+PHASES: tuple[PhaseName, ...] = (
+    "preparing", "teaching", "training", "baseline", "evaluating", "exporting", "measuring",
+)  # fmt: skip
+EventType = Literal[
+    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "progress", "cancel_requested",
+    "requeued", "succeeded", "failed", "crashed", "cancelled",
+]  # fmt: skip
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """Frozen; what we write ourselves is closed, what a newer service adds is ignored by an older client."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Progress(View):
+    """How far the current phase is."""
+
+    phase: PhaseName
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    images_per_second: float | None = None
+    eta_seconds: float | None = None
+    """Seconds until the end of this phase."""
+
+
+class Phase(View):
+    """One phase of the latest attempt that entered it."""
+
+    name: PhaseName
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+class Attempt(View):
+    """One claim of the job by one worker."""
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    """`succeeded`, `failed`, `cancelled`, `preempted` (saved, released), `crashed` or `lost` (lease over)."""
+    exit_code: int | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+class JobError(View):
+    """Why a job failed or crashed, in the form of RFC 9457."""
+
+    type: str
+    title: str
+    detail: str
+    code: str
+    pointer: str = ""
+    hint: str = ""
+    retryable: bool = False
+    trace_id: str = ""
+
+
+class Links(View):
+    """Where the rest of a job lies."""
+
+    self: str
+    events: str
+    metrics: str
+    checkpoints: str
+    artifacts: str
+    report: str
+    latency: str
+
+
+class Usage(View):
+    """What a job has cost so far, in seconds."""
+
+    queued_seconds: float = 0.0
+    running_seconds: float = 0.0
+
+
+class QueuePlace(View):
+    """Where a queued job stands; 1 is next."""
+
+    name: str
+    position: int
+
+
+class Job(View):
+    """A distillation job."""
+
+    id: str
+    name: str
+    status: Status
+    status_reason: str = ""
+    spec: JobSpec
+    """As it was sent, with defaults filled in by the schema."""
+    resolved_spec: JobSpec
+    """Every default and `auto` filled in; submitting it again repeats the job."""
+    labels: dict[str, str] = {}
+    phase: PhaseName | None = None
+    phases: tuple[Phase, ...] = ()
+    progress: Progress | None = None
+    queue: QueuePlace | None = None
+    attempt: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    worker: str | None = None
+    metrics: dict[str, float] = {}
+    """The latest value of each metric series."""
+    checkpoint_id: str | None = None
+    student_model_id: str | None = None
+    """The delivered student, usable as `teacher.model` of a later job."""
+    error: JobError | None = None
+    usage: Usage = Usage()
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    links: Links
+
+
+class JobSummary(View):
+    """A job as it stands in a list."""
+
+    id: str
+    name: str
+    status: Status
+    phase: PhaseName | None = None
+    teacher: str
+    student: str
+    progress: Progress | None = None
+    labels: dict[str, str] = {}
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class Event(View):
+    """One thing that happened to a job. `seq` counts from 1 without gaps within the job."""
+
+    seq: int
+    type: EventType
+    at: datetime
+    attempt: int
+    message: str
+    data: dict[str, Any] = {}
+
+
+class MetricPoint(View):
+    """One value of one series."""
+
+    step: int
+    value: float | None
+    """null where the number was not finite."""
+
+
+class MetricSeries(View):
+    """One series, such as `training/loss`, downsampled on the server."""
+
+    key: str
+    points: tuple[MetricPoint, ...]
+    total_points: int
+
+
+class Metrics(View):
+    """The metric series of a job."""
+
+    series: tuple[MetricSeries, ...]
+
+
+class Checkpoint(View):
+    """A resumable state of the training, committed by one attempt."""
+
+    id: str
+    attempt: int
+    step: int
+    phase: PhaseName
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+    url: str
+
+
+class Artifact(View):
+    """A file that a job delivered."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+    url: str
+
+
+class Benchmark(View):
+    """A latency comparison, run by a worker."""
+
+    id: str
+    job_id: str
+    status: Status
+    spec: LatencySpec
+    result: LatencyReport | None = None
+    error: JobError | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class Model(View):
+    """A network with its weights, kept by the service: a distilled student, or a teacher trained in a job."""
+
+    id: str
+    architecture: str
+    role: Literal["student", "teacher"]
+    job_id: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    accuracy: float
+    """Top-1 on the job's test split."""
+    sha256: str
+    created_at: datetime
+
+
+class Interval(View):
+    """A figure known only roughly."""
+
+    low: float
+    high: float
+
+
+class Estimate(View):
+    """What a job may take. Rough on purpose: the device is not known before a worker has it."""
+
+    seconds: Interval | None
+    """None when the size of the data set is not known to the API; the reason stands in `notes`."""
+    memory_bytes: Interval
+    artifact_bytes: Interval
+    notes: tuple[str, ...] = ()
+
+
+class Validation(View):
+    """The answer to a dry run: what would be run, what to beware of, what it may take."""
+
+    resolved_spec: JobSpec
+    warnings: tuple[str, ...]
+    estimate: Estimate
+
+
+class Architecture(View):
+    """A row of the catalogue of networks."""
+
+    name: str
+    family: str
+    parameters: int
+    """For ten classes, at the native input."""
+    macs: int
+    """Multiply-adds of one image at the native input."""
+    input: Annotated[tuple[int, int, int], Field(description="Native input as channels, height, width.")]
+    stages: tuple[str, ...]
+    """Names of the layers after each stage, shallow to deep."""
+
+
+class ObjectiveTerm(View):
+    """A term of the objective catalogue."""
+
+    name: str
+    summary: str
+    paper: str
+    when_to_use: str
+    defaults: dict[str, Any]
+    json_schema: dict[str, Any]
+
+
+class Page(View, Generic[T]):
+    """One page of a list; pass `next_page_token` on to get the next."""
+
+    data: tuple[T, ...]
+    next_page_token: str | None = None
+
+
+class FieldProblemView(View):
+    """One field at fault."""
+
+    pointer: str
+    code: str
+    detail: str
+    hint: str = ""
+
+
+class Problem(View):
+    """RFC 9457: the body of every answer of 400 and above."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str = ""
+    errors: tuple[FieldProblemView, ...] = ()
+    trace_id: str = ""
+
+
+class Health(View):
+    """Whether each part of the service answers."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = {}

@@ -1,0 +1,225 @@
+"""Real Postgres, real Redis and real data for every test that asks for them.
+
+Servers are taken from `TEST_DATABASE_URL` and `TEST_REDIS_URL`, else from their usual local addresses, else private
+ones are started from installed binaries. The last lines of a run say what it ran against and what it could not run.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+UNDER_CI = bool(os.environ.get("CI"))
+_MISSING_IN_CI = "is required under CI (CI is set)"
+_ran_against: dict[str, str] = {}
+_not_run: dict[str, str] = {}
+
+
+class DataRoot(Protocol):
+    """Finds a folder of the shared data."""
+
+    def __call__(self, name: str) -> Path: ...
+
+
+@pytest.fixture
+def data_root(request: pytest.FixtureRequest) -> DataRoot:
+    """`data_root("cifar10")` is that folder of the shared data; its absence is a failure under CI."""
+    root = Path(os.environ.get("DISTILLERY_DATA", REPOSITORY.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        folder = root / name
+        if folder.is_dir():
+            _ran_against["data"] = str(root)
+            return folder
+        reason = f"real data '{name}' is not below {root}; set DISTILLERY_DATA"
+        if UNDER_CI:
+            pytest.fail(f"{reason}: it {_MISSING_IN_CI}")
+        _not_run[request.node.nodeid] = reason
+        pytest.skip(reason)
+
+    return find
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a Postgres server on which databases may be created."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        _ran_against["postgres"] = url.rpartition("@")[2]
+        yield url
+    elif _accepts("127.0.0.1", 5432):
+        _ran_against["postgres"] = "127.0.0.1:5432"
+        yield "postgresql://postgres@127.0.0.1:5432/postgres"
+    else:
+        yield from _private_postgres()
+
+
+def _private_postgres() -> Iterator[str]:
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(binaries[-1]) if binaries else None)
+    if initdb is None:
+        pytest.fail("No Postgres: none at 127.0.0.1:5432, no TEST_DATABASE_URL, and no initdb is installed.")
+    # initdb refuses to run as root; Debian's package brings the user postgres.
+    as_user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(prefix="distillery-pg-") as folder:
+        Path(folder).chmod(0o777)
+        data, port = Path(folder) / "data", free_port()
+        command = [initdb, "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **as_user)
+        control = [str(Path(initdb).with_name("pg_ctl")), "-D", data, "-w"]
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        start = [*control, "-o", options, "-l", Path(folder) / "log", "start"]
+        subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd="/", **as_user)
+        _ran_against["postgres"] = f"a private one, port {port}"
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "fast", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/", **as_user)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Name of a database that the real migrations have made, to copy for each test."""
+    from store.db import migrate
+
+    name = f"distillery_template_{uuid.uuid4().hex[:12]}"
+    with _created(postgres_server, name):
+        migrate(_url_of(postgres_server, name))
+        yield name
+
+
+def _url_of(server: str, database: str) -> str:
+    return f"{server.rpartition('/')[0]}/{database}"
+
+
+@contextmanager
+def _created(server: str, name: str, *, template: str = "template0") -> Iterator[str]:
+    """A database for as long as the `with` block lasts; gives its URL."""
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        try:
+            yield _url_of(server, name)
+        finally:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh Postgres database without tables."""
+    with _created(postgres_server, f"distillery_test_{uuid.uuid4().hex[:12]}") as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A fresh Postgres database, migrated."""
+    with _created(postgres_server, f"distillery_test_{uuid.uuid4().hex[:12]}", template=postgres_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that the real migrations have made, to copy for each test."""
+    from store.db import migrate
+
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """A fresh SQLite file, migrated."""
+    path = tmp_path / "distillery.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database: each test that asks for it runs on SQLite and on Postgres."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis server, without a database number."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        _ran_against["redis"] = url.rpartition("@")[2]
+        yield url.rstrip("/")
+    elif _accepts("127.0.0.1", 6379):
+        _ran_against["redis"] = "127.0.0.1:6379"
+        yield "redis://127.0.0.1:6379"
+    else:
+        yield from _private_redis(tmp_path_factory.mktemp("redis"))
+
+
+def _private_redis(folder: Path) -> Iterator[str]:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.fail("No Redis: none at 127.0.0.1:6379, no TEST_REDIS_URL, and no redis-server is installed.")
+    import redis
+
+    port = free_port()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), retries=100)
+        with redis.Redis(port=port, retry=retry, retry_on_error=[redis.ConnectionError]) as connection:
+            connection.ping()
+        _ran_against["redis"] = f"a private one, port {port}"
+        try:
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> Iterator[str]:
+    """A Redis database of the test's own, emptied before and after."""
+    import redis
+
+    url = f"{redis_server}/9"
+    with redis.Redis.from_url(url) as connection:
+        connection.flushdb()
+        yield url
+        connection.flushdb()
+
+
+@pytest.fixture
+def unused_port() -> Callable[[], int]:
+    """Gives a TCP port that nothing listens on."""
+    return free_port
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the run ran against, and list what it could not run."""
+    write = terminalreporter.write_line
+    for node, reason in _not_run.items():
+        write(f"not run: {node}: {reason}")
+    for what in ("postgres", "redis", "data"):
+        write(f"{what}: {_ran_against.get(what, 'not used in this run')}")
