@@ -54,12 +54,5 @@ def test_the_lock_holds_every_direct_dependency() -> None:
 
 
 def test_the_compose_file_follows_the_compose_schema() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "check_jsonschema",
-        "--builtin-schema",
-        "vendor.compose-spec",
-        "docker-compose.yml",
-    ]
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*check, "docker-compose.yml"], cwd=REPOSITORY, check=True)

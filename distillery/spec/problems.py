@@ -1,6 +1,7 @@
 """From pydantic's errors to ours: JSON pointers into what the user sent, and how to mend each."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,10 +9,21 @@ from pydantic import ValidationError
 from distillery.errors import FieldProblem
 from distillery.spec.frozen import nearest
 
+MOST_PROBLEMS = 100
+"""More than this in one spec tell its author nothing new."""
+_LONGEST_TEXT = 500
+_LONGEST_NAME = 100
+
 
 def field_problems(error: ValidationError, sent: Any) -> list[FieldProblem]:
-    """One `FieldProblem` for each line of `error`; `sent` is the raw value that was validated."""
-    return [_problem(line, sent) for line in error.errors(include_url=False)]
+    """One `FieldProblem` for each line of `error`, at most `MOST_PROBLEMS`; `sent` is the raw value validated."""
+    return problems_of(error.errors(include_url=False), sent)
+
+
+def problems_of(lines: Sequence[Any], sent: Any) -> list[FieldProblem]:
+    """The same for pydantic's error lines, as `ValidationError.errors()` gives them."""
+    found = [_problem(line, sent) for line in lines[:MOST_PROBLEMS]]
+    return [problem for problem in found if not _follows_from_another(problem, found)]
 
 
 def pointer_into(sent: Any, location: Sequence[str | int]) -> str:
@@ -20,48 +32,117 @@ def pointer_into(sent: Any, location: Sequence[str | int]) -> str:
     here = sent
     for place, part in enumerate(location):
         last = place == len(location) - 1
-        if _holds(here, part):
+        if isinstance(here, dict) and part in here:
             here = here[part]
+        elif isinstance(here, (list, tuple)) and isinstance(part, int):
+            here = here[part] if part < len(here) else None
         elif not last or not isinstance(here, dict) or _is_tag(here, part):
             continue
-        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
+        parts.append(_shown(str(part), _LONGEST_NAME).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{part}" for part in parts)
-
-
-def _holds(here: Any, part: str | int) -> bool:
-    if isinstance(here, dict):
-        return part in here
-    return isinstance(here, (list, tuple)) and isinstance(part, int) and part < len(here)
 
 
 def _is_tag(here: dict[str, Any], part: str | int) -> bool:
     return part in [value for value in here.values() if isinstance(value, str)]
 
 
+def _follows_from_another(problem: FieldProblem, found: Iterable[FieldProblem]) -> bool:
+    """Pydantic counts only the good items of a list: one bad item makes it 'too short' besides."""
+    if problem.code not in {"TOO_SHORT", "TOO_LONG"}:
+        return False
+    return any(other.pointer.startswith(f"{problem.pointer}/") for other in found)
+
+
 def _problem(line: Any, sent: Any) -> FieldProblem:
     kind = line["type"]
     context = line.get("ctx", {})
-    detail = line["msg"].removeprefix("Value error, ")
-    return FieldProblem(pointer_into(sent, line["loc"]), kind.upper(), _sentence(detail), _hint(kind, context))
+    location = list(line["loc"])
+    if kind == "union_tag_invalid" and isinstance(line["input"], dict):
+        location.append(str(context["discriminator"]).strip("'"))
+    detail, hint = _split(_detail(kind, line["msg"], context))
+    hint = _hint(kind, line["input"], context) or hint
+    return FieldProblem(
+        pointer_into(sent, location), kind.upper(), _shown(detail, _LONGEST_TEXT), _shown(hint, _LONGEST_TEXT)
+    )
 
 
-def _sentence(text: str) -> str:
+def _detail(kind: str, message: str, context: dict[str, Any]) -> str:
+    if kind == "union_tag_invalid":
+        return f"'{context['tag']}' is not one of {context['expected_tags']}."
+    text = _DETAILS.get(kind, message.removeprefix("Value error, "))
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def _hint(kind: str, context: dict[str, Any]) -> str:
+def _split(text: str) -> tuple[str, str]:
+    """Detail and hint of a text whose last sentence, of two or more, says how to mend it."""
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z])", text)
+    return " ".join(sentences[:-1]) or text, sentences[-1] if len(sentences) > 1 else ""
+
+
+def _hint(kind: str, value: Any, context: dict[str, Any]) -> str:
     if "hint" in context:
         return str(context["hint"])
     if kind == "union_tag_invalid":
-        expected = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        return nearest(str(context["tag"]), expected)
-    if kind == "union_tag_not_found":
-        return f"Add the field {context['discriminator']}."
-    return _HINTS.get(kind, "")
+        return nearest(str(context["tag"]), _quoted(context["expected_tags"]))
+    if kind in {"literal_error", "enum"}:
+        known = _quoted(context["expected"])
+        return nearest(value, known) if isinstance(value, str) and known else f"Use {context['expected']}."
+    return _HINTS.get(kind, "").format_map(context)
 
+
+def _quoted(listing: Any) -> list[str]:
+    return re.findall(r"'([^']*)'", str(listing))
+
+
+def _shown(text: str, longest: int) -> str:
+    """Text that can be written as JSON (no lone surrogates, no NUL) and is not a megabyte long."""
+    safe = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return safe if len(safe) <= longest else f"{safe[:longest]}…"
+
+
+_DETAILS = {
+    "missing": "This field is required.",
+    "model_type": "This should be an object with named fields.",
+    "model_attributes_type": "This should be an object with named fields.",
+    "dict_type": "This should be an object with named fields.",
+    "tuple_type": "This should be a list.",
+    "list_type": "This should be a list.",
+    "invalid_key": "Every key of an object should be a string.",
+    "union_tag_not_found": "This does not say which kind it is.",
+}
+"""Where pydantic's own words speak of Python."""
 
 _HINTS = {
     "missing": "Add this field.",
-    "json_invalid": "Send one JSON object.",
+    "union_tag_not_found": "Add the field {discriminator}.",
     "finite_number": "Use a finite number.",
+    "greater_than": "Use a number above {gt}.",
+    "greater_than_equal": "Use {ge} or more.",
+    "less_than": "Use a number below {lt}.",
+    "less_than_equal": "Use {le} or less.",
+    "int_type": "Use a whole number.",
+    "int_parsing": "Use a whole number.",
+    "int_parsing_size": "Use a smaller number.",
+    "int_from_float": "Use a whole number.",
+    "float_type": "Use a number.",
+    "float_parsing": "Use a number.",
+    "bool_type": "Use true or false.",
+    "bool_parsing": "Use true or false.",
+    "string_type": "Use a string.",
+    "string_unicode": "Use valid Unicode text, without lone surrogates.",
+    "string_too_short": "Use {min_length} or more characters.",
+    "string_too_long": "Use at most {max_length} characters.",
+    "string_pattern_mismatch": "Write it in the form of the pattern {pattern}",
+    "datetime_type": "Use a time such as 2026-01-31T12:00:00Z.",
+    "datetime_parsing": "Use a time such as 2026-01-31T12:00:00Z.",
+    "datetime_from_date_parsing": "Use a time such as 2026-01-31T12:00:00Z.",
+    "timezone_aware": "Add the time zone, such as Z for UTC.",
+    "too_short": "Give {min_length} or more items.",
+    "too_long": "Give at most {max_length} items.",
+    "tuple_type": "Write it as a list, in square brackets.",
+    "list_type": "Write it as a list, in square brackets.",
+    "model_type": "Write named fields, such as name: value.",
+    "model_attributes_type": "Write named fields, such as name: value.",
+    "dict_type": "Write named fields, such as name: value.",
+    "invalid_key": "Put the key in quotes.",
 }
