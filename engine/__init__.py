@@ -1,0 +1,1 @@
+"""Distillation itself: data, objectives, the loop, evaluation, latency, export. torch, no web stack."""

@@ -1,0 +1,141 @@
+"""python -m engine.latency --job resolved.json --teacher teacher.safetensors --student student.safetensors --out DIR
+
+Repeats the latency measurement of a job. Writes DIR/latency.json and DIR/latency_samples.csv and prints a table.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillery.errors import DistilleryError, InvalidRequest, MissingDependency, UnreadableData
+from distillery.report import LatencyReport, Percentile
+from distillery.spec import JobSpec, LatencySpec, parse
+from engine.checkpoint import written_whole
+from engine.data.dataset import Dataset
+from engine.data.readers import load
+from engine.latency.compare import Contestant, compare, repeat_command
+from engine.weights import load_safetensors
+from models import build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when measured, 1 when something was wrong, said on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        report = _measured(arguments)
+    except DistilleryError as error:
+        sys.stderr.write(f"{error.title}: {error}\n")
+        return 1
+    sys.stdout.write("".join(f"{line}\n" for line in table(report)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine.latency", description=__doc__)
+    parser.add_argument("--job", type=Path, required=True, help="the resolved spec of the job, JSON or YAML")
+    parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights (.safetensors)")
+    parser.add_argument("--student", type=Path, required=True, help="the student's weights (.safetensors)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and latency_samples.csv")
+    parser.add_argument("--threads", type=int, help="CPU threads, in place of the spec's")
+    parser.add_argument("--data-root", type=Path, help="folder that holds data sets named in the spec")
+    return parser
+
+
+def _measured(arguments: argparse.Namespace) -> LatencyReport:
+    job = _job(arguments.job, threads=arguments.threads)
+    dataset = load(job.dataset, data_root=arguments.data_root)
+    _demand_same_data(job, dataset)
+    report = compare(
+        _contestant(job.teacher.architecture, arguments.teacher, dataset=dataset),
+        student=_contestant(job.student.architecture, arguments.student, dataset=dataset),
+        dataset=dataset,
+        spec=job.latency or LatencySpec(),
+        repeat_with=repeat_command(
+            job=arguments.job.name,
+            teacher=arguments.teacher.name,
+            student=arguments.student.name,
+            threads=arguments.threads,
+        ),
+        samples_file=arguments.out / "latency_samples.csv",
+    )
+    with written_whole(arguments.out / "latency.json") as writer:
+        writer.write(report.model_dump_json(indent=2).encode() + b"\n")
+    return report
+
+
+def _job(path: Path, *, threads: int | None) -> JobSpec:
+    sent = _read(path)
+    if threads is not None and isinstance(sent, dict):
+        sent = {**sent, "latency": {**(sent.get("latency") or {}), "threads": threads}}
+    return parse(sent)
+
+
+def _read(path: Path) -> Any:
+    """The spec as plain data; JSON is read without PyYAML, which the engine does not need otherwise."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failed:
+        raise InvalidRequest(
+            f"The job {path.name} cannot be read: {failed}.", hint="Give the path of a job spec."
+        ) from failed
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        import yaml
+    except ImportError as absent:
+        raise MissingDependency(
+            f"{path.name} is not JSON, and reading YAML needs PyYAML.", hint="Install it with: pip install pyyaml"
+        ) from absent
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as failed:
+        raise InvalidRequest(f"{path.name} is neither JSON nor YAML: {failed}", hint="Give a job spec.") from failed
+
+
+def _demand_same_data(job: JobSpec, dataset: Dataset) -> None:
+    recorded = job.provenance.data_sha256
+    if recorded is not None and recorded != dataset.sha256:
+        raise UnreadableData(
+            f"The data set {dataset.name} is not the one of the job: its sha256 is {dataset.sha256}, not {recorded}.",
+            hint="Point the spec at the same data, or take 'data_sha256' out of 'provenance'.",
+            pointer="/provenance/data_sha256",
+        )
+
+
+def _contestant(architecture: str, weights: Path, *, dataset: Dataset) -> Contestant:
+    network = build(
+        architecture, classes=len(dataset.classes), image_size=dataset.image_size, channels=dataset.channels
+    )
+    load_safetensors(network, weights)
+    return Contestant(network=network, weights=weights)
+
+
+def table(report: LatencyReport) -> Iterator[str]:
+    """The report as aligned lines of text."""
+    where, times = f"{'runtime':<12} {'device':<6} {'batch':>5} {'model':<8}", f"{'p50 ms':>9} {'p95 ms':>9}"
+    yield f"{where} {times} {'images/s':>10} {'accuracy':>9}"
+    for comparison in report.comparisons:
+        for row in comparison.rows:
+            where = f"{row.runtime:<12} {row.device:<6} {row.batch_size:>5} {row.model:<8}"
+            times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
+            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}"
+        speedup, control = comparison.speedup, comparison.control
+        yield (
+            f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
+            f"control {control.value:.3f} ({control.low:.3f} to {control.high:.3f}), {comparison.rounds} rounds"
+        )
+        yield from (f"  {note}" for note in comparison.notes)
+    yield from report.notes
+
+
+def _milliseconds(percentile: Percentile) -> str:
+    return "-" if percentile.seconds is None else f"{1000 * percentile.seconds:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Real test images as inputs, and the raw times as a table."""
+
+import csv
+import io
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.checkpoint import written_whole
+from engine.data.dataset import Dataset, Split
+from engine.data.views import ordered
+from engine.latency.rounds import Call
+from engine.runtimes import Eager, Session
+
+QUALITY_IMAGES = 512
+QUALITY_SECONDS = 2.0
+QUALITY_BATCH = 32
+DISTINCT_BATCHES = 8
+DISTINCT_BYTES = 64 * 2**20
+COLUMNS = ("runtime", "device", "batch", "round", "order", "model", "call", "seconds", "device_seconds")
+
+
+def batches(dataset: Dataset, *, batch_size: int) -> tuple[Tensor, ...]:
+    """Up to eight batches [B, C, H, W] of test images, normalised; calls go round them.
+
+    A test split smaller than a batch is used more than once.
+    """
+    image_bytes = 4 * dataset.channels * dataset.image_size**2
+    count = max(1, min(DISTINCT_BATCHES, DISTINCT_BYTES // (image_bytes * batch_size)))
+    rows = torch.arange(count * batch_size) % len(dataset.test)
+    images = _normalised(_part(dataset.test, rows), dataset, batch_size=batch_size)
+    return tuple(batch.contiguous() for batch in images)
+
+
+def _part(split: Split, rows: Tensor) -> Split:
+    return Split(images=split.images[rows].cpu(), labels=split.labels[rows].cpu(), ids=split.ids[rows].cpu())
+
+
+def _normalised(split: Split, dataset: Dataset, *, batch_size: int) -> Iterator[Tensor]:
+    for batch in ordered(split, batch_size=batch_size, mean=dataset.mean, std=dataset.std):
+        yield batch.images
+
+
+@dataclass(frozen=True, eq=False)
+class QualityImages:
+    """The test images on which the answers of each runtime are held against the eager network's."""
+
+    batches: tuple[Tensor, ...]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, slowest: nn.Module) -> "QualityImages":
+        """At most 512 images evenly spaced over the test split, fewer when `slowest` takes over 2 s for them."""
+        test = dataset.test
+        rows = torch.linspace(0, len(test) - 1, min(QUALITY_IMAGES, len(test))).round().long()
+        # Drawn in a scattered order, so that stopping early still leaves images from all over the split.
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+        part = _part(test, rows)
+        session = Eager().load(slowest, onnx=None, device=torch.device("cpu"), threads=torch.get_num_threads())
+        kept: list[Tensor] = []
+        began = time.monotonic()
+        for images in _normalised(part, dataset, batch_size=QUALITY_BATCH):
+            session.logits(images)
+            kept.append(images)
+            if time.monotonic() - began > QUALITY_SECONDS:
+                break
+        return cls(batches=tuple(kept), labels=part.labels[: sum(map(len, kept))].numpy())
+
+    def answers(self, session: Session) -> NDArray[np.float32]:
+        """Logits [N, K]."""
+        return np.concatenate([session.logits(images) for images in self.batches])
+
+    def accuracy(self, logits: NDArray[np.float32]) -> float:
+        """Top-1."""
+        return float((logits.argmax(axis=1) == self.labels).mean())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The raw calls of one comparison."""
+
+    runtime: str
+    device: str
+    batch_size: int
+    calls: tuple[Call, ...]
+
+
+def write_csv(timed: Iterable[Timed], path: Path) -> None:
+    """Every timed call as a row, seconds to the nanosecond; `device_seconds` is empty where the device tells none.
+
+    Raises:
+        StorageFull: no space is left.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(COLUMNS)
+    for comparison in timed:
+        where = (comparison.runtime, comparison.device, comparison.batch_size)
+        for call in comparison.calls:
+            device = "" if call.device_seconds is None else f"{call.device_seconds:.9f}"
+            table.writerow((*where, call.round, call.order, call.model, call.call, f"{call.seconds:.9f}", device))
+    with written_whole(path) as writer:
+        writer.write(text.getvalue().encode())

@@ -1,0 +1,57 @@
+"""Optimizers and learning-rate schedules, from a recipe."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from distillery.spec.training import AdamW, CosineSchedule, Schedule, Sgd, StepSchedule
+
+Rate = Callable[[int], float]
+"""From the number of optimizer steps done to the factor on the learning rate of the next one."""
+
+
+def optimizer(spec: Sgd | AdamW, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of `spec` over one group: weight decay on every parameter, as in the published recipes.
+
+    The fused kernels make one pass over the weights where the plain ones make five.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if isinstance(spec, AdamW):
+        return torch.optim.AdamW(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+    return torch.optim.SGD(
+        trained,
+        lr=spec.lr,
+        momentum=spec.momentum,
+        weight_decay=spec.weight_decay,
+        nesterov=spec.nesterov,
+        fused=True,
+    )
+
+
+def schedule(spec: Schedule, *, steps_per_epoch: int, epochs: int) -> Rate:
+    """The learning rate's factor as a pure function of the steps done: there is no state to save.
+
+    A warm-up of w steps multiplies with (step+1)/w. The cosine falls from 1 after the warm-up to 0 at the end of the
+    run, so that even the last step learns something.
+    """
+    total = steps_per_epoch * epochs
+    warmup = min(round(spec.warmup_epochs * steps_per_epoch), total)
+    after_warmup = _shape(spec, total=total, warmup=warmup)
+
+    def factor(step: int) -> float:
+        rise = (step + 1) / warmup if step < warmup else 1.0
+        return rise * after_warmup(step)
+
+    return factor
+
+
+def _shape(spec: Schedule, *, total: int, warmup: int) -> Rate:
+    if isinstance(spec, CosineSchedule):
+        span = max(total - warmup, 1)
+        return lambda step: 0.5 * (1 + math.cos(math.pi * max(step - warmup, 0) / span))
+    if isinstance(spec, StepSchedule):
+        drops = sorted(round(share * total) for share in spec.milestones)
+        return lambda step: spec.gamma ** sum(step >= drop for drop in drops)
+    return lambda step: 1.0

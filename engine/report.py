@@ -1,0 +1,230 @@
+"""The distillation report: how good teacher, student and baseline are, and what follows from that, in plain words."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from distillery.report import Curve, Estimated, LatencyComparison, LatencyReport, Quality, Report
+from distillery.spec import JobSpec
+from engine import environment as machine
+from engine import evaluate
+from engine.data.dataset import Dataset
+from engine.figures import points
+from engine.loop import Trained
+from models import count
+
+Role = Literal["teacher", "student", "baseline"]
+PHASES: dict[Role, str] = {"teacher": "teaching", "student": "training", "baseline": "baseline"}
+CURVE_POINTS = 500
+"""Most points of a curve that are kept; enough for a plot, and the report stays small."""
+FEW_IMAGES = 200
+"""Below this the interval of an accuracy of 0.85 is wider than ten points."""
+_SPEED_WARNINGS = {
+    "slower": "The student is slower than the teacher",
+    "inconclusive": "Whether the student is faster than the teacher could not be told",
+    "invalid": "A latency measurement is invalid, because the student against itself did not come out as 1",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network and its answers to the whole test split.
+
+    `logits` [N, K] are those of the delivered (best) weights, `last_logits` those of the last epoch's. `file_bytes` is
+    the size of its weights file. `trained` is None for a network that was not trained in this job.
+    """
+
+    architecture: str
+    network: nn.Module
+    logits: Tensor
+    file_bytes: int
+    trained: Trained | None = None
+    last_logits: Tensor | None = None
+
+
+def assemble(
+    student: Candidate,
+    *,
+    teacher: Candidate,
+    baseline: Candidate | None,
+    dataset: Dataset,
+    spec: JobSpec,
+    latency: LatencyReport | None,
+    warnings: Sequence[str] = (),
+) -> Report:
+    """The report of one job. `warnings` are what was noticed earlier; the report adds its own.
+
+    Raises:
+        MissingDependency: Pillow, which draws the thumbnails, is not installed.
+        TrainingDiverged: a network's answers are not finite.
+    """
+    candidates: dict[Role, Candidate] = {"teacher": teacher, "student": student}
+    if baseline is not None:
+        candidates["baseline"] = baseline
+    quality = {
+        role: _quality(role, each, teacher_logits=teacher.logits, dataset=dataset) for role, each in candidates.items()
+    }
+    gain = None if baseline is None else _gain(student, baseline=baseline, labels=dataset.test.labels.cpu())
+    closed = gap_closed(quality)
+    return Report(
+        summary=summary(quality["student"], gain=gain, latency=latency),
+        helped=helped(gain),
+        gain=gain,
+        gap_closed=closed,
+        speedup=next((each.speedup for each in _valid(latency)), None),
+        warnings=(*warnings, *_warnings(quality, gain=gain, latency=latency)),
+        quality=tuple(quality.values()),
+        disagreements=evaluate.disagreements(
+            dataset.test, student_logits=student.logits, teacher_logits=teacher.logits, classes=dataset.classes
+        ),
+        curves=tuple(curve for role, each in candidates.items() for curve in _curves(role, each.trained)),
+        latency=latency,
+        dataset=_described(dataset),
+        environment=machine.describe(),
+        spec=spec.model_dump(mode="json"),
+    )
+
+
+def _quality(role: Role, candidate: Candidate, *, teacher_logits: Tensor, dataset: Dataset) -> Quality:
+    labels, trained = dataset.test.labels.cpu(), candidate.trained
+    scores = evaluate.score(candidate.logits, labels, classes=dataset.classes)
+    agreement, kl = (None, None) if role == "teacher" else evaluate.fidelity(candidate.logits, teacher_logits)
+    last = candidate.last_logits
+    return Quality(
+        role=role,
+        architecture=candidate.architecture,
+        images=scores.images,
+        top1=scores.top1,
+        top5=scores.top5,
+        ece=scores.ece,
+        loss=scores.loss,
+        agreement=agreement,
+        kl_to_teacher=kl,
+        per_class=scores.per_class,
+        parameters=count.parameters(candidate.network),
+        macs=count.multiply_adds(candidate.network, channels=dataset.channels, image_size=dataset.image_size),
+        file_bytes=candidate.file_bytes,
+        train_seconds=0.0 if trained is None else trained.seconds,
+        images_per_second=None if trained is None else trained.images_per_second,
+        best_epoch=None if trained is None else trained.best_epoch,
+        best_validation=None if trained is None else trained.best_validation,
+        last_validation=None if trained is None else trained.last_validation,
+        last_top1=None if last is None else evaluate.accuracy(last, labels),
+    )
+
+
+def _gain(student: Candidate, *, baseline: Candidate, labels: Tensor) -> Estimated:
+    return evaluate.paired_gain(student.logits.argmax(1) == labels, baseline.logits.argmax(1) == labels)
+
+
+def helped(gain: Estimated | None) -> bool | None:
+    """Whether the teacher helped; None without a baseline, or where the interval of the gain holds 0."""
+    if gain is None or gain.low <= 0 <= gain.high:
+        return None
+    return gain.value > 0
+
+
+def gap_closed(quality: dict[Role, Quality]) -> float | None:
+    """(student - baseline) / (teacher - baseline) in top-1; None when the teacher is not better than the baseline."""
+    if "baseline" not in quality:
+        return None
+    lead = quality["teacher"].top1.value - quality["baseline"].top1.value
+    if lead <= 0:
+        return None
+    return (quality["student"].top1.value - quality["baseline"].top1.value) / lead
+
+
+def summary(student: Quality, *, gain: Estimated | None, latency: LatencyReport | None) -> str:
+    """One sentence: whether the teacher helped, by how much, and at what speed."""
+    right = f"the student answers {100 * student.top1.value:.1f} % of {student.images:,} test images right"
+    return f"{_helped_words(gain, right)}{_speed_words(latency)}."
+
+
+def _helped_words(gain: Estimated | None, right: str) -> str:
+    if gain is None:
+        return f"{right[0].upper()}{right[1:]}; whether its teacher helped is not known, as no baseline was trained"
+    interval = f"95 % interval {points(gain.low)} to {points(gain.high)}"
+    by = f"{points(abs(gain.value)).removeprefix('+')} points {'more' if gain.value > 0 else 'less'} than"
+    if round(1000 * gain.value) == 0:
+        by = "the same as"
+    verdict = {
+        True: "Distillation helped",
+        False: "Distillation did not help",
+        None: "Distillation made no difference that this test can tell",
+    }[helped(gain)]
+    return f"{verdict}: {right}, {by} without its teacher ({interval})"
+
+
+def _speed_words(latency: LatencyReport | None) -> str:
+    first = next(iter(_valid(latency)), None)
+    if first is None:
+        return "" if latency is None else "; no valid measurement of its speed was made"
+    if first.verdict == "equivalent":
+        return f", at the teacher's speed ({where(first)})"
+    if first.verdict == "inconclusive":
+        return f"; whether it is faster than the teacher could not be told ({where(first)})"
+    ratio = first.speedup.value
+    return f", at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({where(first)})"
+
+
+def where(comparison: LatencyComparison) -> str:
+    """The runtime, batch size and device of a comparison in words."""
+    return f"{comparison.runtime}, batch {comparison.batch_size}, {comparison.device}"
+
+
+def _valid(latency: LatencyReport | None) -> tuple[LatencyComparison, ...]:
+    comparisons = () if latency is None else latency.comparisons
+    return tuple(each for each in comparisons if each.verdict != "invalid")
+
+
+def _warnings(quality: dict[Role, Quality], *, gain: Estimated | None, latency: LatencyReport | None) -> Iterator[str]:
+    teacher, student = quality["teacher"], quality["student"]
+    if gain is not None and gain.value <= 0:
+        than = "worse than" if gain.value < 0 else "no better than"
+        yield f"The student is {than} the same student trained without the teacher: {points(gain.value)} points."
+    if "baseline" in quality and teacher.top1.value <= quality["baseline"].top1.value:
+        yield "The teacher is no better than the baseline, so there was no gap to close; try a stronger teacher."
+    if student.images < FEW_IMAGES:
+        yield f"Only {student.images} test images: differences of a few points cannot be told from chance."
+    for each in quality.values():
+        if each.best_validation is not None and each.best_validation <= 1 / max(2, len(each.per_class)):
+            yield f"The {each.role} did no better than guessing on the validation images."
+    for comparison in () if latency is None else latency.comparisons:
+        if comparison.verdict in _SPEED_WARNINGS:
+            yield f"{_SPEED_WARNINGS[comparison.verdict]} ({where(comparison)})."
+
+
+def _curves(role: Role, trained: Trained | None) -> Iterator[Curve]:
+    for name, values in ({} if trained is None else trained.history).items():
+        kept = thinned(values)
+        yield Curve(
+            key=f"{PHASES[role]}/{name}",
+            steps=tuple(step for step, _ in kept),
+            values=tuple(value if math.isfinite(value) else None for _, value in kept),
+        )
+
+
+def thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most 500 of the points, evenly spaced, the first and the last among them."""
+    if len(curve) <= CURVE_POINTS:
+        return list(curve)
+    return [curve[round(place * (len(curve) - 1) / (CURVE_POINTS - 1))] for place in range(CURVE_POINTS)]
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "channels": dataset.channels,
+        "image_size": dataset.image_size,
+        "train_images": len(dataset.train),
+        "validation_images": len(dataset.validation),
+        "test_images": len(dataset.test),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "sha256": dataset.sha256,
+        "notes": list(dataset.notes),
+    }

@@ -1,0 +1,193 @@
+"""The report as one HTML page: no script, no network, everything inside."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from distillery.errors import MissingDependency
+from distillery.report import Curve, LatencyComparison, Quality, Report
+from engine import figures, plots
+from engine.figures import axis_percent, axis_points, axis_seconds, percent, plain, points, ratio, seconds, size
+from engine.report import PHASES, Role, where
+
+MOST_CLASSES = 24
+"""Classes in the plot of differences; of more, the ones that differ most are shown."""
+_FILTERS = ("percent", "points", "seconds", "size", "amount", "ratio", "duration", "milliseconds")
+ROLES: tuple[Role, ...] = ("teacher", "student", "baseline")
+
+
+def render(report: Report) -> str:
+    """The whole page. Names from the spec and the data are escaped.
+
+    Raises:
+        MissingDependency: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as absent:
+        raise MissingDependency(
+            "The report's page is made with Jinja2, which is not installed.", hint="Install it with: pip install jinja2"
+        ) from absent
+    pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters |= {name: getattr(figures, name) for name in _FILTERS}
+    template = resources.files("engine").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    return pages.from_string(template).render(_page(report))
+
+
+def _page(report: Report) -> dict[str, Any]:
+    quality = {each.role: each for each in report.quality}
+    precise = 2 if report.quality and report.quality[0].images >= 2000 else 1
+    return {
+        "report": report,
+        "name": report.spec.get("name", "distillation"),
+        "outcome": {True: "helped", False: "harmed", None: "unclear"}[report.helped],
+        "quality": [quality[role] for role in ROLES if role in quality],
+        "teacher": quality.get("teacher"),
+        "student": quality.get("student"),
+        "baseline": quality.get("baseline"),
+        "decimals": precise,
+        "accuracy_plot": accuracy_plot(report.quality, decimals=precise),
+        "validation_plot": _curve_plot(report.curves, "validation/accuracy", y_label="Validation accuracy", share=True),
+        "loss_plot": _curve_plot(report.curves, _loss_key(report.curves), y_label="Training loss", share=False),
+        "loss_is_labels": _loss_key(report.curves) != "loss",
+        "class_plot": class_plot(quality),
+        "class_against": "baseline" if "baseline" in quality else "teacher",
+        "classes_left_out": max(0, len(_class_deltas(quality)) - MOST_CLASSES),
+        "time_plot": time_plot(report.latency.comparisons if report.latency else ()),
+        "speedup_plot": speedup_plot(report.latency.comparisons if report.latency else ()),
+        "where": where,
+        "labelled": _labelled(report.latency.comparisons if report.latency else ()),
+        "disagreements": [each for each in report.disagreements if each.thumbnail.startswith("data:image/png;base64,")],
+        "dataset": _facts(report.dataset, leave_out=("classes", "mean", "std", "notes")),
+        "environment": _facts(report.environment),
+        "spec": json.dumps(report.spec, indent=2, ensure_ascii=False),
+    }
+
+
+def accuracy_plot(quality: Sequence[Quality], *, decimals: int) -> str:
+    """Top-1 of each network with its interval."""
+    by_role = {each.role: each for each in quality}
+    rows = [
+        plots.Row(
+            f"{role.capitalize()}",
+            (
+                plots.Dot(
+                    role,
+                    by_role[role].top1.value,
+                    by_role[role].top1.low,
+                    by_role[role].top1.high,
+                    text=percent(by_role[role].top1.value, decimals),
+                ),
+            ),
+        )
+        for role in ROLES
+        if role in by_role
+    ]
+    return plots.dots(
+        rows, title="Test accuracy with 95 % intervals", label="Top-1 accuracy on the test images", text=axis_percent,
+        bounds=(0, 1),
+    )  # fmt: skip
+
+
+def _loss_key(curves: Sequence[Curve]) -> str:
+    """The term that all networks share, where each has it: the sums of different objectives cannot be compared."""
+    phases = {curve.key.partition("/")[0] for curve in curves}
+    shared = "loss/cross_entropy"
+    return shared if {curve.key for curve in curves} >= {f"{phase}/{shared}" for phase in phases} else "loss"
+
+
+def _curve_plot(curves: Sequence[Curve], name: str, *, y_label: str, share: bool) -> str:
+    by_key = {curve.key: curve for curve in curves}
+    series = [
+        plots.Line(role, role, tuple(zip(curve.steps, curve.values, strict=True)))
+        for role in ROLES
+        if (curve := by_key.get(f"{PHASES[role]}/{name}")) is not None
+    ]
+    return plots.lines(
+        series, title=y_label, x_label="Optimizer steps", y_label=y_label,
+        y_text=axis_percent if share else plain, bounds=(0, 1) if share else None,
+    )  # fmt: skip
+
+
+def _class_deltas(quality: Mapping[Role, Quality]) -> list[tuple[str, float]]:
+    student, other = quality.get("student"), quality.get("baseline") or quality.get("teacher")
+    if student is None or other is None:
+        return []
+    both = [name for name in student.per_class if name in other.per_class]
+    return [(name, student.per_class[name] - other.per_class[name]) for name in both]
+
+
+def class_plot(quality: Mapping[Role, Quality]) -> str:
+    """The student's accuracy minus the baseline's (or the teacher's, without a baseline) in each class."""
+    rows = _class_deltas(quality)
+    if len(rows) > MOST_CLASSES:
+        largest = sorted(rows, key=lambda row: -abs(row[1]))[:MOST_CLASSES]
+        rows = sorted(largest, key=lambda row: -row[1])
+    return plots.deltas(
+        rows, title="Difference in accuracy by class", label="Difference in accuracy, percentage points", text=points,
+        axis_text=axis_points,
+    )  # fmt: skip
+
+
+def _labelled(comparisons: Sequence[LatencyComparison]) -> list[tuple[str, LatencyComparison]]:
+    """Each comparison with a short name: runtime and batch size, and the device where there are several."""
+    several = len({each.device for each in comparisons}) > 1
+    return [
+        (f"{each.runtime} · {each.batch_size}{f' · {each.device}' if several else ''}", each) for each in comparisons
+    ]
+
+
+def time_plot(comparisons: Sequence[LatencyComparison]) -> str:
+    """The median call of teacher and student, its interval, and a line on to the 95th percentile."""
+    rows = [
+        plots.Row(
+            label,
+            tuple(
+                plots.Dot(
+                    row.model, row.p50.seconds, row.p50.low, row.p50.high, row.p95.seconds, seconds(row.p50.seconds)
+                )
+                for row in comparison.rows
+                if row.p50.seconds is not None
+            ),
+        )
+        for label, comparison in _labelled(comparisons)
+    ]
+    rows = [row for row in rows if row.dots]
+    return plots.dots(
+        rows, title="Time of one call", label="Time of one call (logarithmic)", text=axis_seconds, logarithmic=True
+    )
+
+
+def speedup_plot(comparisons: Sequence[LatencyComparison]) -> str:
+    """The speed-up of each comparison and, hollow, the control."""
+    rows = [
+        plots.Row(
+            label,
+            (
+                plots.Dot(
+                    "student", each.speedup.value, each.speedup.low, each.speedup.high, text=ratio(each.speedup.value)
+                ),
+                plots.Dot(
+                    "control", each.control.value, each.control.low, each.control.high, text=f"{each.control.value:.3f}"
+                ),
+            ),
+        )
+        for label, each in _labelled(comparisons)
+    ]
+    return plots.dots(
+        rows, title="Speed-up with 95 % intervals", label="Teacher's time divided by student's (logarithmic)",
+        text=lambda value: f"{value:g}", logarithmic=True, reference=1.0,
+    )  # fmt: skip
+
+
+def _facts(values: dict[str, Any], *, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if name in leave_out or value is None:
+            continue
+        if isinstance(value, dict):
+            yield name.replace("_", " "), ", ".join(f"{key} {each}" for key, each in value.items())
+        elif name.endswith("_bytes") and isinstance(value, int):
+            yield name.removesuffix("_bytes").replace("_", " "), size(value)
+        else:
+            yield name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,276 @@
+"""The whole protocol on real networks: what it reports follows from its raw samples, and it refuses what is unsound."""
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+from typing import cast
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distillery.errors import ExportMismatch, InvalidRequest
+from distillery.report import LatencyReport
+from distillery.spec import LatencySpec
+from engine import intervals
+from engine.checkpoint import sha256_of
+from engine.data.dataset import Dataset, Split
+from engine.evaluate import accuracy, predict
+from engine.export import export_onnx
+from engine.latency import Contestant, compare, repeat_command
+from engine.latency.memory import peak_growth
+from engine.latency.samples import COLUMNS, batches
+from engine.weights import save_safetensors
+
+CPU = torch.device("cpu")
+
+
+def _split(n: int) -> Split:
+    generator = torch.Generator().manual_seed(n)
+    return Split(
+        images=torch.randint(0, 256, (n, 1, 12, 12), dtype=torch.uint8, generator=generator),
+        labels=torch.randint(0, 4, (n,), generator=generator),
+        ids=torch.arange(n),
+    )
+
+
+DATASET = Dataset(
+    name="noise", classes=("a", "b", "c", "d"), channels=1, image_size=12, mean=(0.5,), std=(0.25,),
+    train=_split(40), validation=_split(20), test=_split(90), sha256="0" * 64, notes=(),
+)  # fmt: skip
+
+
+def _network(width: int) -> nn.Module:
+    torch.manual_seed(width)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 4),
+    )
+
+
+def _contestant(network: nn.Module, path: Path) -> Contestant:
+    save_safetensors(network, path, metadata={})
+    return Contestant(network=network, weights=path)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contestant, Contestant]:
+    folder = tmp_path_factory.mktemp("weights")
+    return _contestant(_network(48), folder / "teacher"), _contestant(_network(4), folder / "student")
+
+
+@pytest.fixture(scope="module")
+def measured(
+    pair: tuple[Contestant, Contestant], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LatencyReport, list[dict[str, str]]]]:
+    path = tmp_path_factory.mktemp("latency") / "latency_samples.csv"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        report = compare(
+            pair[0],
+            student=pair[1],
+            dataset=DATASET,
+            spec=LatencySpec(batch_sizes=(2,), seed=5),
+            repeat_with="the command",
+            budget_seconds=10,
+            samples_file=path,
+        )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    with path.open(newline="") as file:
+        yield report, list(csv.DictReader(file))
+
+
+def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
+    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+) -> None:
+    report, _ = measured
+    assert [comparison.runtime for comparison in report.comparisons] == ["eager", "onnxruntime"]
+    for comparison in report.comparisons:
+        assert [row.model for row in comparison.rows] == ["teacher", "student"]
+        assert (comparison.batch_size, comparison.device, comparison.threads) == (2, "cpu", 1)
+        assert comparison.rounds >= 30
+        assert comparison.verdict == intervals.verdict(comparison.speedup, control=comparison.control)
+    assert report.teacher_sha256 == sha256_of(pair[0].weights)
+    assert report.student_sha256 == sha256_of(pair[1].weights)
+    assert report.repeat_with == "the command"
+    assert {"cpu", "versions", "threads", "load_average_1min", "python"} <= report.environment.keys()
+    assert LatencyReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_figures_can_be_computed_again_from_the_raw_samples(
+    measured: tuple[LatencyReport, list[dict[str, str]]],
+) -> None:
+    report, rows = measured
+    assert tuple(rows[0]) == COLUMNS
+    for comparison in report.comparisons:
+        mine = [row for row in rows if row["runtime"] == comparison.runtime]
+        last = sorted({int(row["round"]) for row in mine})[-comparison.rounds :]
+
+        def times(model: str, number: int, rows: list[dict[str, str]] = mine) -> list[float]:
+            return [float(row["seconds"]) for row in rows if row["model"] == model and int(row["round"]) == number]
+
+        for of, against, told in (
+            ("teacher", "student", comparison.speedup),
+            ("student", "control", comparison.control),
+        ):
+            logs = [math.log(median(times(of, number)) / median(times(against, number))) for number in last]
+            assert math.exp(fmean(logs)) == pytest.approx(told.value, rel=1e-4)
+            assert told.low <= told.value <= told.high
+        for row in comparison.rows:
+            calls = [seconds for number in last for seconds in times(row.model, number)]
+            assert row.n == len(calls)
+            assert row.p50.seconds == pytest.approx(sorted(calls)[math.ceil(row.n / 2) - 1], abs=1e-8)
+            assert row.mean_seconds == pytest.approx(fmean(calls), rel=1e-4)
+            assert row.images_per_second == pytest.approx(2 / fmean(calls), rel=1e-4)
+
+
+def test_the_rows_tell_size_quality_and_memory(
+    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+) -> None:
+    report, _ = measured
+    for contestant, place in ((pair[0], 0), (pair[1], 1)):
+        logits = predict(contestant.network, DATASET.test, mean=(0.5,), std=(0.25,), device=CPU)
+        for comparison in report.comparisons:
+            row = comparison.rows[place]
+            assert row.accuracy == pytest.approx(accuracy(logits, DATASET.test.labels))
+            assert row.agreement == 1
+            assert row.parameters == sum(each.numel() for each in contestant.network.parameters())
+            assert row.cold_start_seconds > 0
+            assert row.warmup_calls > 0
+            assert row.peak_memory_bytes is None or row.peak_memory_bytes >= 0
+    eager, exported = report.comparisons
+    assert eager.rows[0].file_bytes == pair[0].weights.stat().st_size
+    assert exported.rows[0].file_bytes > 4 * exported.rows[0].parameters
+    assert eager.rows[0].macs == 144 * (48 * 9 + 48 * 48 * 9) + 48 * 4
+
+
+def test_a_tampered_export_is_refused_before_anything_is_timed(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    path = tmp_path / "student.onnx"
+    export_onnx(pair[1].network, path, channels=1, image_size=12)
+    model = onnx.load(path)
+    weight = model.graph.initializer[-1]
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(0.1), weight.name))
+    onnx.save(model, path)
+    student = Contestant(network=pair[1].network, weights=pair[1].weights, onnx=path)
+
+    def never() -> None:
+        raise AssertionError("a block was timed")
+
+    with pytest.raises(ExportMismatch, match=r"student\.onnx"):
+        compare(
+            pair[0],
+            student=student,
+            dataset=DATASET,
+            spec=LatencySpec(runtimes=("onnxruntime",)),
+            repeat_with="",
+            on_block=never,
+        )
+
+
+class Bessel(nn.Module):
+    """Runs, and cannot be exported: ONNX has no such function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(1, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.last(torch.special.bessel_j1(images.mean(dim=(2, 3)))))
+
+
+class Abandoned(Exception):
+    """Raised between blocks by a caller who wants to stop."""
+
+
+def test_what_cannot_be_measured_here_is_said_and_left_out(
+    pair: tuple[Contestant, Contestant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    teacher = _contestant(Bessel(), tmp_path / "teacher")
+    spec = LatencySpec(devices=("cuda", "cpu"))
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="", budget_seconds=1)
+    assert [comparison.runtime for comparison in report.comparisons] == ["eager"]
+    notes = " ".join(report.notes)
+    assert "Not measured: eager on cuda" in notes
+    assert "Not measured: onnxruntime on cuda" in notes
+    assert "Bessel cannot be written as ONNX" in notes
+
+
+def test_nothing_measurable_is_an_error_with_the_reasons(
+    pair: tuple[Contestant, Contestant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    spec = LatencySpec(devices=("cuda",), runtimes=("eager",))
+    with pytest.raises(InvalidRequest, match="eager on cuda, because PyTorch finds no CUDA device"):
+        compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+
+
+def test_a_caller_may_abandon_the_measurement_and_the_threads_are_restored(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    def abandon() -> None:
+        raise Abandoned
+
+    threads, path = torch.get_num_threads(), tmp_path / "samples.csv"
+    with pytest.raises(Abandoned):
+        compare(
+            pair[0],
+            student=pair[1],
+            dataset=DATASET,
+            spec=LatencySpec(runtimes=("eager",), threads=3),
+            repeat_with="",
+            samples_file=path,
+            on_block=abandon,
+        )
+    assert torch.get_num_threads() == threads
+    assert not path.exists()
+
+
+def test_sample_batches_are_normalised_test_images_and_go_round_a_small_split() -> None:
+    made = batches(DATASET, batch_size=64)
+    assert len(made) == 8
+    assert {tuple(batch.shape) for batch in made} == {(64, 1, 12, 12)}
+    first = (DATASET.test.images[:64].float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(made[0], first)
+    torch.testing.assert_close(made[1][26:], first[:38])
+
+
+def test_resident_growth_sees_memory_that_an_earlier_tenant_has_freed() -> None:
+    def allocate() -> int:
+        blocks = [np.ones(50_000) for _ in range(100)]  # 40 MB in pieces that the allocator would keep for itself
+        return len(blocks)
+
+    for _ in range(2):
+        made, grown = peak_growth(allocate, device=CPU, in_torch=True)
+        assert made == 100
+        assert grown is None or 35_000_000 < grown < 80_000_000
+
+
+def test_resident_growth_is_not_told_where_the_system_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("engine.latency.memory._CLEAR", tmp_path / "absent" / "clear_refs")
+    assert peak_growth(lambda: "made", device=CPU, in_torch=True) == ("made", None)
+
+
+def test_the_repeating_command_quotes_what_needs_it() -> None:
+    told = repeat_command(job="my job.json", teacher="t.safetensors", student="s.safetensors", threads=2)
+    assert told == (
+        "python -m engine.latency --job 'my job.json' --teacher t.safetensors --student s.safetensors "
+        "--threads 2 --out latency"
+    )
