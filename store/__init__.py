@@ -1,0 +1,1 @@
+"""State: the only room that speaks SQL, and the artifact store."""

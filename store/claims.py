@@ -1,0 +1,114 @@
+"""Taking a job: one statement, so that of all who reach for it one gets it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from distillery.spec import JobSpec, LatencySpec
+from distillery.views import PhaseName
+from store import outbox
+from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, now_seconds
+from store.transitions import FRESH, Happening, record, storable
+
+Kind = Literal["distillation", "latency"]
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A committed checkpoint: where its file lies and what its bytes must be."""
+
+    id: str
+    key: str
+    sha256: str
+    step: int
+    phase: PhaseName
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one job, for as long as no later attempt has it."""
+
+    id: str
+    kind: Kind
+    attempt: int
+    """The fence: named by everything that the worker writes."""
+    spec: JobSpec
+    """As resolved; for a latency measurement, that of the job it is about."""
+    latency: LatencySpec | None
+    """What to measure; None for a distillation."""
+    subject_id: str | None
+    """The job that a latency measurement is about."""
+    checkpoints: tuple[CheckpointRef, ...]
+    """To go on from, newest first; the older ones for when the newest is damaged."""
+
+
+def claim(
+    session: Session, *, worker: str, queues: Sequence[str], lease_seconds: float, job_id: str | None = None
+) -> Claim | None:
+    """Take the next job that waits in one of the queues, or that very job; None when there is nothing to take.
+
+    Highest priority first, then in the order of submission. Begins a new attempt.
+    """
+    waiting = select(JobRow.id).where(
+        has_status("queued"), JobRow.not_before <= now_seconds(), JobRow.queue.in_(queues)
+    )
+    if job_id is not None:
+        waiting = waiting.where(JobRow.id == job_id)
+    first = waiting.order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id).limit(1)
+    taken = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
+    resumed_at = select(CheckpointRow.step).where(CheckpointRow.id == JobRow.checkpoint_id).scalar_subquery()
+    statement = (
+        update(JobRow)
+        .where(JobRow.id == taken, has_status("queued"))
+        .values(
+            status="running",
+            status_reason="",
+            attempt=JobRow.attempt + 1,
+            owner=storable(worker, limit=255),
+            lease_expires_at=now_seconds() + lease_seconds,
+            step=func.coalesce(resumed_at, 0),
+            started_at=func.coalesce(JobRow.started_at, now_seconds()),
+            queued_seconds=JobRow.queued_seconds + (now_seconds() - JobRow.since),
+            since=now_seconds(),
+            last_seq=JobRow.last_seq + 1,
+        )
+        .returning(JobRow)
+    )
+    row = session.scalars(statement, execution_options=FRESH).one_or_none()
+    return None if row is None else _begun(session, row)
+
+
+def _begun(session: Session, row: JobRow) -> Claim:
+    session.execute(
+        insert(AttemptRow).values(
+            job_id=row.id, attempt=row.attempt, worker=row.owner, started_at=row.since, first_step=row.step
+        )
+    )
+    data = {"worker": row.owner, "step": row.step}
+    record(session, row, Happening("started", f"Attempt {row.attempt} started on {row.owner}.", data))
+    outbox.forget_hints(session, row.id)
+    measured = session.get(BenchmarkRow, row.id) if row.kind == "latency" else None
+    return Claim(
+        id=row.id,
+        kind=cast(Kind, row.kind),
+        attempt=row.attempt,
+        spec=JobSpec.model_validate(row.resolved),
+        latency=LatencySpec.model_validate(measured.spec) if measured else None,
+        subject_id=row.subject_id,
+        checkpoints=_checkpoints(session, row.id),
+    )
+
+
+def _checkpoints(session: Session, job_id: str) -> tuple[CheckpointRef, ...]:
+    rows = session.scalars(
+        select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.seq.desc())
+    )
+    return tuple(reference(row) for row in rows)
+
+
+def reference(row: CheckpointRow) -> CheckpointRef:
+    """The value of a row."""
+    return CheckpointRef(row.id, row.key, row.sha256, row.step, cast(PhaseName, row.phase))

@@ -1,0 +1,158 @@
+"""How to reach a database: addresses, engine settings for Postgres and SQLite, and one error for every failure."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.engine import URL
+
+from distillery.errors import InvalidRequest, StorageFull, Unavailable
+
+POSTGRES_NAMES = ("postgres", "postgresql", "postgresql+psycopg")
+SQLITE_NAMES = ("sqlite", "sqlite+pysqlite")
+BUSY_SECONDS = 10.0
+POOL_SECONDS = 5.0
+STATEMENT_SECONDS = 5.0
+_NETWORK_DISKS = ("afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs")
+_POSTGRES_DISK_FULL = "53100"
+_POSTGRES_NO_TABLE = "42P01"
+_POSTGRES_NO_COLUMN = "42703"
+
+
+def parse_url(url: str) -> URL:
+    """Read a database address: `postgresql://…`, `postgres://…`, `sqlite:///path` or a bare path.
+
+    Raises:
+        InvalidRequest: another database, an unreadable address, or SQLite in memory (several processes must see it).
+    """
+    if "://" not in url:
+        return URL.create("sqlite+pysqlite", database=str(Path(url).expanduser()))
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise InvalidRequest("The database address cannot be read.", hint="Try sqlite:///distillery.db.") from None
+    if parsed.drivername in POSTGRES_NAMES:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in SQLITE_NAMES:
+        raise InvalidRequest(
+            f"Distillery keeps its state in Postgres or SQLite, not in '{parsed.drivername}'.",
+            hint="Use postgresql://user:password@host/database or sqlite:///path.",
+        )
+    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+        raise InvalidRequest(
+            "SQLite needs a plain file: several processes work on it.", hint="Try sqlite:///distillery.db."
+        )
+    return parsed.set(drivername="sqlite+pysqlite")
+
+
+def connect(url: URL, *, statement_seconds: float = STATEMENT_SECONDS, foreign_keys: bool = True) -> Engine:
+    """An engine for the address; connects on first use.
+
+    On SQLite every transaction begins as its connection's option `begin` says: `IMMEDIATE` to write, else to read only;
+    and `foreign_keys` says whether foreign keys are enforced.
+
+    Raises:
+        InvalidRequest: the SQLite file lies on a network file system, where its locks do not hold.
+    """
+    shared: dict[str, Any] = {"hide_parameters": True, "json_serializer": _to_json, "json_deserializer": json.loads}
+    if url.get_backend_name() == "postgresql":
+        options = _postgres_options(statement_seconds)
+        return create_engine(url, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=options, **shared)
+    refuse_network_disk(Path(url.database or ""))
+    engine = create_engine(url, pool_timeout=BUSY_SECONDS, connect_args={"timeout": BUSY_SECONDS}, **shared)
+    event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys))
+    event.listen(engine, "begin", _begin_on_sqlite)
+    return engine
+
+
+def _to_json(value: Any) -> str:
+    # Numbers that are not finite are no JSON, and Postgres refuses them.
+    return to_json(value, inf_nan_mode="null").decode()
+
+
+def _postgres_options(statement_seconds: float) -> dict[str, Any]:
+    timeouts = f"-c statement_timeout={int(statement_seconds * 1000)} -c idle_in_transaction_session_timeout=10000"
+    return {
+        "connect_timeout": 3,
+        "options": timeouts,
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # Keepalives do not run while something sent waits for its acknowledgement; this does. Milliseconds.
+        "tcp_user_timeout": 15_000,
+        "application_name": "distillery",
+    }
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object, *, foreign_keys: bool) -> None:
+    # By default the driver begins a transaction only at the first write, too late to keep two readers that both
+    # mean to write from losing an update; with None it leaves BEGIN to `_begin_on_sqlite`.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_on_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("begin") == "IMMEDIATE"
+    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def reaching(url: URL) -> Iterator[None]:
+    """Turn every failure to reach or use the database into an error of ours; the password is told to nobody.
+
+    Raises:
+        Unavailable: out of reach, too slow, locked for too long, or without its tables.
+        StorageFull: its disk is full.
+        InvalidRequest: a value that the database cannot hold.
+    """
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise Unavailable("Every connection to the database is in use.", hint="Try again in a moment.") from error
+    except exc.DBAPIError as error:
+        raise _explained(error, url) from error
+
+
+def _explained(error: exc.DBAPIError, url: URL) -> Exception:
+    where = url.render_as_string(hide_password=True)
+    reason = str(error.orig).partition("\n")[0]
+    if url.password:
+        reason = reason.replace(str(url.password), "***")
+    state = getattr(error.orig, "sqlstate", None)
+    if state == _POSTGRES_DISK_FULL or "disk is full" in reason:
+        return StorageFull(f"The database at {where} has no space left.", hint="Free some space on its disk.")
+    if state in (_POSTGRES_NO_TABLE, _POSTGRES_NO_COLUMN) or reason.startswith(("no such table", "no such column")):
+        return Unavailable(f"The database at {where} is not up to date: {reason}.", hint="Run python -m store.migrate.")
+    if isinstance(error, exc.DataError):
+        return InvalidRequest(f"The database cannot hold a value that was sent: {reason}.")
+    if isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated:
+        return Unavailable(f"The database at {where} does not answer: {reason}.", hint="Try again in a moment.")
+    return error
+
+
+def refuse_network_disk(path: Path, *, mounts: Path = Path("/proc/mounts")) -> None:
+    """Keep SQLite off network file systems, whose locks do not hold between hosts.
+
+    Raises:
+        InvalidRequest: `path` lies on one.
+    """
+    if not mounts.exists():
+        return
+    rows = [line.split() for line in mounts.read_text().splitlines()]
+    absolute = path.absolute()
+    above = [row for row in rows if len(row) > 2 and absolute.is_relative_to(row[1])]
+    nearest = max(above, key=lambda row: len(row[1]), default=None)
+    if nearest is not None and nearest[2] in _NETWORK_DISKS:
+        raise InvalidRequest(
+            f"{path} lies on a network file system ({nearest[2]}), where SQLite's locks do not hold.",
+            hint="Put it on a local disk, or use Postgres.",
+        )

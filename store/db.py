@@ -1,0 +1,83 @@
+"""Transactions, the same on Postgres and SQLite."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from store.connections import connect, parse_url, reaching
+from store.migrate import migrate, pending_migrations
+from store.tables import Stored
+
+__all__ = ["Database", "migrate", "pending_migrations", "upsert"]
+
+
+class Database:
+    """A database and its connections. Make one in each process, after any fork; threads may share it.
+
+    Args:
+        url: `postgresql://…`, `sqlite:///path` or a bare path to a SQLite file.
+
+    Raises:
+        InvalidRequest: the address cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = parse_url(url)
+        self._engine = connect(self._url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._reader: Engine = self._engine
+        self._writer: Engine = self._engine
+        if self.is_sqlite:
+            self._writer = self._engine.execution_options(begin="IMMEDIATE")
+        else:
+            # One snapshot for all that a view is put together from.
+            snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            self._reader = self._engine.execution_options(**snapshot)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that may write: committed at the end of the block, rolled back when the block raises.
+
+        Raises:
+            Unavailable: the database is out of reach or stays locked for 10 s. When this is raised at the end of the
+                block, the commit may or may not have happened.
+            StorageFull: its disk is full.
+        """
+        with reaching(self._url), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one snapshot and may not write.
+
+        Raises:
+            Unavailable: the database is out of reach.
+        """
+        with reaching(self._url), Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def ping(self) -> None:
+        """Ask the database for an answer.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+
+def upsert(session: Session, table: type[Stored], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str]) -> None:
+    """Insert the rows in one statement; where `key` is taken already, overwrite the other columns given."""
+    dialect = session.get_bind().dialect.name
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    statement = insert.values(list(rows))
+    given = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=given))

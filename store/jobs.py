@@ -1,0 +1,215 @@
+"""What a user may do to a job: submit it, look at it, find it, ask for its end."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import and_, func, insert, or_, select
+from sqlalchemy.orm import Session, load_only
+from sqlalchemy.sql.elements import ColumnElement
+
+from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFound, WrongState
+from distillery.ids import new_id
+from distillery.spec import JobSpec
+from distillery.views import TERMINAL, Job, JobSummary, Page, Status
+from store import models, outbox, paging, present
+from store.tables import AttemptRow, JobRow, has_status, now_seconds
+from store.transitions import Happening, change, lock, record
+
+_IN_LISTS = (
+    JobRow.id, JobRow.name, JobRow.status, JobRow.phases, JobRow.teacher, JobRow.student, JobRow.progress,
+    JobRow.labels, JobRow.created_at, JobRow.finished_at,
+)  # fmt: skip
+
+
+def submit(session: Session, *, sent: JobSpec, resolved: JobSpec) -> Job:
+    """Queue a job: its row, its first event and the hint for a worker, in one transaction.
+
+    Raises:
+        InvalidSpec: the teacher is to come from a job or model that does not exist or has no weights.
+    """
+    check_references(session, resolved)
+    job_id = new_id("job")
+    add_row(session, job_id, kind="distillation", sent=sent, resolved=resolved)
+    return get(session, job_id)
+
+
+def check_references(session: Session, spec: JobSpec) -> None:
+    """Make sure that the job or model named as the teacher's source can teach, and that all text can be stored.
+
+    Raises:
+        InvalidSpec: it cannot.
+    """
+    if "\\u0000" in spec.model_dump_json():
+        raise InvalidSpec([FieldProblem("/", "NUL_CHARACTER", "A text holds the character NUL.", "Leave it out.")])
+    try:
+        found = models.for_teacher(session, spec.teacher)
+    except (NotFound, WrongState) as error:
+        raise InvalidSpec([FieldProblem(error.pointer, error.code, error.detail, error.hint)]) from None
+    if found is not None and found.architecture != spec.teacher.architecture:
+        detail = f"The weights of {found.id} are those of '{found.architecture}', not of '{spec.teacher.architecture}'."
+        hint = f"Set teacher.architecture to '{found.architecture}'."
+        raise InvalidSpec([FieldProblem("/teacher/architecture", "WRONG_ARCHITECTURE", detail, hint)])
+
+
+def add_row(
+    session: Session, row_id: str, *, kind: str, sent: JobSpec, resolved: JobSpec, subject_id: str | None = None
+) -> JobRow:
+    """Write queued work with its first event and its hint."""
+    now = now_seconds()
+    statement = insert(JobRow).values(
+        id=row_id, kind=kind, subject_id=subject_id, name=resolved.name, task=resolved.task,
+        strategy=resolved.method.strategy, teacher=resolved.teacher.architecture, student=resolved.student.architecture,
+        labels=resolved.labels, queue=resolved.resources.queue, priority=resolved.resources.priority,
+        sent=sent.model_dump(mode="json"), resolved=resolved.model_dump(mode="json"), status="queued",
+        phases=[], latest_metrics={}, last_seq=1, created_at=now, since=now, hinted_at=now,
+    )  # fmt: skip
+    row = session.scalars(statement.returning(JobRow)).one()
+    record(session, row, Happening("queued", f"Queued in '{row.queue}'.", {"priority": row.priority}))
+    outbox.hint(session, row.id, queue=row.queue)
+    return row
+
+
+def get(session: Session, job_id: str) -> Job:
+    """The job with its attempts and its place in the queue.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    row = find(session, job_id)
+    attempts = session.scalars(select(AttemptRow).where(AttemptRow.job_id == row.id).order_by(AttemptRow.attempt)).all()
+    now = session.scalars(select(now_seconds())).one()
+    return present.job(row, attempts=attempts, position=_position(session, row), now=now)
+
+
+def find(session: Session, job_id: str, *, locked: bool = False) -> JobRow:
+    """The row of a distillation.
+
+    Raises:
+        NotFound: there is none.
+    """
+    guard = JobRow.kind == "distillation"
+    statement = select(JobRow).where(JobRow.id == job_id, guard).execution_options(populate_existing=True)
+    # Postgres takes no NUL in a text, not even to say that it finds none.
+    known = "\x00" not in job_id
+    row = (lock(session, job_id, guard=guard) if locked else session.scalar(statement)) if known else None
+    if row is None:
+        raise NotFound(f"There is no job '{job_id[:60]}'.", hint="GET /v1/jobs lists them.")
+    return row
+
+
+def _position(session: Session, row: JobRow) -> int | None:
+    """How many queued ones will be claimed before it, plus one; None when it does not wait."""
+    if row.status != "queued":
+        return None
+    older = or_(JobRow.created_at < row.created_at, and_(JobRow.created_at == row.created_at, JobRow.id < row.id))
+    first = or_(JobRow.priority > row.priority, and_(JobRow.priority == row.priority, older))
+    ahead = select(func.count()).select_from(JobRow).where(has_status("queued"), JobRow.queue == row.queue, first)
+    return session.scalars(ahead).one() + 1
+
+
+def page(
+    session: Session,
+    *,
+    page_size: int = 50,
+    token: str | None = None,
+    status: Status | None = None,
+    task: str | None = None,
+    strategy: str | None = None,
+    architecture: str | None = None,
+    label: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    q: str | None = None,
+) -> Page[JobSummary]:
+    """One page of the jobs that meet every filter, newest first.
+
+    `architecture` is that of the teacher or the student, `label` is `key=value` or `key`, `q` a part of the name in
+    any case, and the two times bound `created_at` (from inclusive, to exclusive).
+
+    Raises:
+        InvalidPageToken: the token belongs to another query.
+        InvalidRequest: a page size outside 1 to 200, or a filter that holds NUL.
+    """
+    paging.check_size(page_size)
+    query = {
+        "status": status, "task": task, "strategy": strategy, "architecture": architecture, "label": label,
+        "created_after": created_after, "created_before": created_before, "q": q,
+    }  # fmt: skip
+    conditions = [JobRow.kind == "distillation", *_conditions(query)]
+    if token:
+        conditions.append(paging.after(paging.decode(token, query=query), JobRow.created_at, JobRow.id))
+    statement = (
+        select(JobRow)
+        .where(*conditions)
+        .order_by(JobRow.created_at.desc(), JobRow.id.desc())
+        .limit(page_size + 1)
+        .options(load_only(*_IN_LISTS))
+    )
+    rows = session.scalars(statement).all()
+    data = tuple(present.summary(row) for row in rows[:page_size])
+    last = paging.Position(rows[page_size - 1].created_at, rows[page_size - 1].id) if len(rows) > page_size else None
+    return Page[JobSummary](data=data, next_page_token=paging.encode(last, query=query) if last else None)
+
+
+def _conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    for name, value in query.items():
+        if isinstance(value, str) and "\x00" in value:
+            raise InvalidRequest(f"'{name}' holds the character NUL.", pointer=f"/{name}")
+    equal = [getattr(JobRow, name) == query[name] for name in ("status", "task", "strategy") if query[name] is not None]
+    return [*equal, *_text_conditions(query), *_time_conditions(query)]
+
+
+def _text_conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if (name := query["architecture"]) is not None:
+        conditions.append(or_(JobRow.teacher == name, JobRow.student == name))
+    if query["label"] is not None:
+        key, given, value = query["label"].partition("=")
+        stored = JobRow.labels[key].as_string()
+        conditions.append(stored == value if given else stored.is_not(None))
+    if query["q"]:
+        conditions.append(JobRow.name.icontains(query["q"], autoescape=True))
+    return conditions
+
+
+def _time_conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if query["created_after"] is not None:
+        conditions.append(JobRow.created_at >= _seconds(query["created_after"]))
+    if query["created_before"] is not None:
+        conditions.append(JobRow.created_at < _seconds(query["created_before"]))
+    return conditions
+
+
+def _seconds(time: datetime) -> float:
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def request_cancel(session: Session, job_id: str) -> Job:
+    """End a waiting job at once; ask a running one to stop, which its worker does at the next heartbeat.
+
+    Asking again changes nothing.
+
+    Raises:
+        NotFound: there is no such job.
+        WrongState: it has ended already.
+    """
+    row = find(session, job_id, locked=True)
+    if row.status in TERMINAL:
+        raise WrongState(f"{job_id} is {row.status}: there is nothing left to cancel.")
+    if row.status == "queued":
+        reason = "Cancelled before it ran." if row.attempt == 0 else "Cancelled while waiting to go on."
+        values = {
+            "status": "cancelled",
+            "status_reason": reason,
+            "finished_at": now_seconds(),
+            "queued_seconds": JobRow.queued_seconds + (now_seconds() - JobRow.since),
+            "since": now_seconds(),
+        }
+        change(session, job_id, guard=has_status("queued"), values=values, happening=Happening("cancelled", reason))
+        outbox.forget_hints(session, job_id)
+    elif row.status == "running":
+        asked = Happening("cancel_requested", "Asked to cancel; the worker saves and stops.")
+        change(session, job_id, guard=has_status("running"), values={"status": "cancelling"}, happening=asked)
+    return get(session, job_id)

@@ -1,0 +1,125 @@
+"""Networks that the service keeps: students and teachers that jobs delivered, ready to teach."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from distillery.errors import NotFound, WrongState
+from distillery.spec.teacher import TeacherSpec
+from distillery.views import Model, Page
+from store import paging, present
+from store.tables import ArtifactRow, JobRow, ModelRow, now_seconds
+
+
+class ModelFacts(Protocol):
+    """What a worker tells of a network; `artifact` names the delivered file that holds its weights."""
+
+    @property
+    def role(self) -> Literal["student", "teacher"]: ...
+    @property
+    def artifact(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def mean(self) -> Sequence[float]: ...
+    @property
+    def std(self) -> Sequence[float]: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+def get(session: Session, model_id: str) -> Model:
+    """The model.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    return present.model(_find(session, model_id))
+
+
+def weights_key(session: Session, model_id: str) -> str:
+    """Where its weights lie in the artifact store.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    return _find(session, model_id).weights_key
+
+
+def _find(session: Session, model_id: str) -> ModelRow:
+    row = None if "\x00" in model_id else session.get(ModelRow, model_id)
+    if row is None:
+        raise NotFound(f"There is no model '{model_id[:60]}'.", hint="GET /v1/models lists them.")
+    return row
+
+
+def page(session: Session, *, page_size: int = 50, token: str | None = None) -> Page[Model]:
+    """One page of the models, newest first.
+
+    Raises:
+        InvalidPageToken: the token belongs to another query.
+        InvalidRequest: a page size outside 1 to 200.
+    """
+    paging.check_size(page_size)
+    query = {"list": "models"}
+    statement = select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(page_size + 1)
+    if token:
+        position = paging.decode(token, query=query)
+        statement = statement.where(paging.after(position, ModelRow.created_at, ModelRow.id))
+    rows = session.scalars(statement).all()
+    data = tuple(present.model(row) for row in rows[:page_size])
+    last = paging.Position(rows[page_size - 1].created_at, rows[page_size - 1].id) if len(rows) > page_size else None
+    return Page[Model](data=data, next_page_token=paging.encode(last, query=query) if last else None)
+
+
+def for_teacher(session: Session, teacher: TeacherSpec) -> Model | None:
+    """The kept model whose weights the teacher is to have; None when they come from elsewhere.
+
+    Raises:
+        NotFound: there is no such job or model; the pointer says which field named it.
+        WrongState: the job has not delivered a student.
+    """
+    if teacher.model is not None:
+        try:
+            return get(session, teacher.model)
+        except NotFound as error:
+            raise NotFound(error.detail, hint=error.hint, pointer="/teacher/model") from None
+    if teacher.job is None:
+        return None
+    row = session.get(JobRow, teacher.job)
+    if row is None or row.kind != "distillation":
+        raise NotFound(f"There is no job '{teacher.job}'.", hint="GET /v1/jobs lists them.", pointer="/teacher/job")
+    if row.student_model_id is None:
+        detail = f"{teacher.job} is {row.status} and has delivered no student that could teach."
+        raise WrongState(detail, hint="Wait until it has succeeded, or name another one.", pointer="/teacher/job")
+    return get(session, row.student_model_id)
+
+
+def register(session: Session, model_id: str, *, job_id: str, facts: ModelFacts) -> None:
+    """Keep a network whose weights the job has delivered.
+
+    Raises:
+        WrongState: the artifact with its weights was not delivered.
+    """
+    key = session.scalar(
+        select(ArtifactRow.key).where(ArtifactRow.job_id == job_id, ArtifactRow.name == facts.artifact)
+    )
+    if key is None:
+        raise WrongState(f"{job_id} tells of a {facts.role} in {facts.artifact}, which it has not delivered.")
+    session.execute(
+        insert(ModelRow).values(
+            id=model_id, job_id=job_id, role=facts.role, architecture=facts.architecture, classes=list(facts.classes),
+            image_size=facts.image_size, channels=facts.channels, mean=list(facts.mean), std=list(facts.std),
+            accuracy=facts.accuracy, sha256=facts.sha256, weights_key=key, created_at=now_seconds(),
+        )
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""What is to be done outside the database because of what was committed in it: hints to send, files to delete.
+
+A row is written in the transaction that makes it necessary and goes when the work is done, so it is done at least once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from store.tables import JobRow, OutboxEntry, has_status, now_seconds
+
+Kind = Literal["hint", "delete"]
+VISIBLE_AGAIN_SECONDS = 30.0
+"""A row that was handed out and neither done nor put off is handed out again after this long."""
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """One thing to do. `payload` is {job_id, queue} for a hint, {key} for a file to delete."""
+
+    id: int
+    kind: str
+    payload: dict[str, Any]
+
+
+def due(session: Session, *, kinds: Sequence[Kind], limit: int = 100) -> list[OutboxRow]:
+    """Take up to `limit` rows that are due, oldest first; nobody else gets them for the next 30 s.
+
+    Commit, then act, then say `done` or `retry`: no lock is held while a broker is spoken to.
+    """
+    # A CTE is evaluated once; Postgres may run a locking subquery several times and take more rows than the limit.
+    picked = (
+        select(OutboxEntry.id)
+        .where(OutboxEntry.kind.in_(kinds), OutboxEntry.next_try_at <= now_seconds())
+        .order_by(OutboxEntry.next_try_at, OutboxEntry.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+    )
+    statement = (
+        update(OutboxEntry)
+        .where(OutboxEntry.id.in_(select(picked.c.id)))
+        .values(next_try_at=now_seconds() + VISIBLE_AGAIN_SECONDS, tries=OutboxEntry.tries + 1)
+        .returning(OutboxEntry.id, OutboxEntry.kind, OutboxEntry.payload)
+        .execution_options(synchronize_session=False)
+    )
+    return sorted((OutboxRow(*row) for row in session.execute(statement)), key=lambda row: row.id)
+
+
+def done(session: Session, id: int) -> None:  # noqa: A002 - the name of the column
+    """Forget a row whose work is done; quietly, when it is gone already."""
+    session.execute(delete(OutboxEntry).where(OutboxEntry.id == id))
+
+
+def retry(session: Session, id: int, *, seconds: float) -> None:  # noqa: A002 - the name of the column
+    """Hand the row out again after so many seconds."""
+    values = {"next_try_at": now_seconds() + seconds}
+    session.execute(update(OutboxEntry).where(OutboxEntry.id == id).values(values))
+
+
+def hint(session: Session, job_id: str, *, queue: str, wait_seconds: float = 0.0) -> None:
+    """Have a hint sent for a queued job, once it may be claimed; replaces one that waits to be sent."""
+    forget_hints(session, job_id)
+    _write(session, "hint", {"job_id": job_id, "queue": queue}, job_id=job_id, wait_seconds=wait_seconds)
+
+
+def forget_hints(session: Session, job_id: str) -> None:
+    """Drop the hints of a job that waits no longer, or whose hint was sent by other means."""
+    session.execute(delete(OutboxEntry).where(OutboxEntry.job_id == job_id, OutboxEntry.kind == "hint"))
+
+
+def delete_file(session: Session, key: str) -> None:
+    """Have an object of the artifact store deleted after the commit."""
+    _write(session, "delete", {"key": key}, job_id=None)
+
+
+def _write(
+    session: Session, kind: Kind, payload: dict[str, Any], *, job_id: str | None, wait_seconds: float = 0.0
+) -> None:
+    now = now_seconds()
+    values = {"kind": kind, "job_id": job_id, "payload": payload}
+    session.execute(insert(OutboxEntry).values(**values, next_try_at=now + wait_seconds, created_at=now))
+
+
+def rehint(session: Session, *, older_than_seconds: float, limit: int = 1000) -> int:
+    """Write a new hint for each claimable job whose last one is older than this; the broker may have lost it.
+
+    Returns how many. Safe to call from several processes.
+    """
+    stale = (
+        select(JobRow.id)
+        .where(
+            has_status("queued"),
+            JobRow.not_before <= now_seconds(),
+            JobRow.hinted_at < now_seconds() - older_than_seconds,
+        )
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("stale")
+    )
+    statement = (
+        update(JobRow)
+        .where(JobRow.id.in_(select(stale.c.id)))
+        .values(hinted_at=now_seconds())
+        .returning(JobRow.id, JobRow.queue)
+        .execution_options(synchronize_session=False)
+    )
+    rows = session.execute(statement).all()
+    for job_id, queue in rows:
+        hint(session, job_id, queue=queue)
+    return len(rows)

@@ -1,0 +1,283 @@
+"""The tables. All times are seconds since 1970, and every one of them is read from the database's clock."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    literal_column,
+)  # fmt: skip
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+
+CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+LIVE = ("running", "cancelling")
+_Json = JSON(none_as_null=True)
+_Id = String(30)
+_Key = String(1024)
+_Sha256 = String(64)
+# SQLite counts up by itself only in a column of exactly this type.
+_Counted = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class now_seconds(FunctionElement[float]):  # noqa: N801 - reads as an SQL function, which it is
+    """The database's clock, in seconds since 1970; moves on within a transaction."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now_seconds, "postgresql")
+def _now_on_postgres(element: now_seconds, compiler: SQLCompiler, **options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(now_seconds, "sqlite")
+def _now_on_sqlite(element: now_seconds, compiler: SQLCompiler, **options: Any) -> str:
+    # unixepoch('subsec') is NULL before SQLite 3.42.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Stored(DeclarativeBase):
+    """What all tables share: one metadata, and names for every constraint so that migrations can address them."""
+
+    metadata = MetaData(naming_convention=CONVENTION)
+
+
+class JobRow(Stored):
+    """Work that a worker can claim: a distillation, or a latency measurement of an earlier one."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    subject_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id"))
+    """The job that a latency measurement is about."""
+    name: Mapped[str] = mapped_column(String(200))
+    task: Mapped[str] = mapped_column(String(40))
+    strategy: Mapped[str] = mapped_column(String(40))
+    teacher: Mapped[str] = mapped_column(String(100))
+    student: Mapped[str] = mapped_column(String(100))
+    labels: Mapped[dict[str, str]] = mapped_column(_Json)
+    queue: Mapped[str] = mapped_column(String(63))
+    priority: Mapped[int] = mapped_column(Integer)
+    sent: Mapped[dict[str, Any]] = mapped_column(_Json)
+    resolved: Mapped[dict[str, Any]] = mapped_column(_Json)
+
+    status: Mapped[str] = mapped_column(String(20))
+    status_reason: Mapped[str] = mapped_column(Text, default="")
+    not_before: Mapped[float] = mapped_column(Double, default=0.0)
+    hinted_at: Mapped[float] = mapped_column(Double, default=0.0)
+    """When a hint was last written for it."""
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    """The fence: one more at every claim, never reused."""
+    owner: Mapped[str | None] = mapped_column(String(255))
+    lease_expires_at: Mapped[float | None] = mapped_column(Double)
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    stalled_crashes: Mapped[int] = mapped_column(Integer, default=0)
+    """Crashes in a row, of which none but the first got further than any before it."""
+    preemptions: Mapped[int] = mapped_column(Integer, default=0)
+    furthest_crash_step: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    step: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Optimizer steps of the whole job that the present attempt stands at."""
+    phases: Mapped[list[dict[str, Any]]] = mapped_column(_Json)
+    """Every entry into a phase, in order: name, attempt, started_at."""
+    progress: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    latest_metrics: Mapped[dict[str, float]] = mapped_column(_Json)
+    checkpoint_id: Mapped[str | None] = mapped_column(_Id)
+    student_model_id: Mapped[str | None] = mapped_column(_Id)
+    error: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    last_seq: Mapped[int] = mapped_column(Integer, default=0)
+    """Number of the latest event: taken under the row's lock, so there are no gaps."""
+
+    created_at: Mapped[float] = mapped_column(Double)
+    started_at: Mapped[float | None] = mapped_column(Double)
+    finished_at: Mapped[float | None] = mapped_column(Double)
+    since: Mapped[float] = mapped_column(Double)
+    """Since when the job waits, or runs; the two sums below hold what went before."""
+    queued_seconds: Mapped[float] = mapped_column(Double, default=0.0)
+    running_seconds: Mapped[float] = mapped_column(Double, default=0.0)
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('distillation', 'latency')", name="kind"),
+        CheckConstraint(
+            "status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'crashed', 'cancelled')",
+            name="status",
+        ),
+        # A live job without a lease would never be reaped: NULL < now() is not true.
+        CheckConstraint(
+            "status NOT IN ('running', 'cancelling') OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            name="lease",
+        ),
+        CheckConstraint("(kind = 'latency') = (subject_id IS NOT NULL)", name="subject"),
+        Index("ix_jobs_newest", "created_at", "id"),
+        Index("ix_jobs_subject_id", "subject_id"),
+    )
+
+
+def has_status(*names: str) -> ColumnElement[bool]:
+    """A condition on the status with the names written out: a bound one would keep SQLite off the partial indexes."""
+    column = JobRow.__table__.c.status
+    literals: list[ColumnElement[str]] = [literal_column(f"'{name}'") for name in names]
+    return column == literals[0] if len(literals) == 1 else column.in_(literals)
+
+
+Index(
+    "ix_jobs_claimable", JobRow.queue, JobRow.priority.desc(), JobRow.created_at, JobRow.id,
+    postgresql_where=has_status("queued"), sqlite_where=has_status("queued"),
+)  # fmt: skip
+Index(
+    "ix_jobs_leases", JobRow.lease_expires_at,
+    postgresql_where=has_status(*LIVE), sqlite_where=has_status(*LIVE),
+)  # fmt: skip
+
+
+class AttemptRow(Stored):
+    """One claim of a job by one worker."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    worker: Mapped[str] = mapped_column(String(255))
+    started_at: Mapped[float] = mapped_column(Double)
+    ended_at: Mapped[float | None] = mapped_column(Double)
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    first_step: Mapped[int | None] = mapped_column(BigInteger)
+    last_step: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class EventRow(Stored):
+    """One thing that happened to a job; written in the transaction that made it happen."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(30))
+    at: Mapped[float] = mapped_column(Double)
+    attempt: Mapped[int] = mapped_column(Integer)
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(_Json)
+
+
+class MetricRow(Stored):
+    """One value of one series; an attempt that repeats a step overwrites it."""
+
+    __tablename__ = "metrics"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float | None] = mapped_column(Double)
+    """NULL where the number was not finite."""
+
+
+class CheckpointRow(Stored):
+    """A saved state of the training; its file lies in the artifact store under `key`."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int] = mapped_column(Integer)
+    step: Mapped[int] = mapped_column(BigInteger)
+    seq: Mapped[int] = mapped_column(Integer)
+    """Of its event: the order of commits, whatever the clock says."""
+    phase: Mapped[str] = mapped_column(String(20))
+    key: Mapped[str] = mapped_column(_Key)
+    sha256: Mapped[str] = mapped_column(_Sha256)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "step"),)
+
+
+class ArtifactRow(Stored):
+    """A file that a job delivered."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    key: Mapped[str] = mapped_column(_Key)
+    media_type: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(_Sha256)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class ModelRow(Stored):
+    """A network worth keeping; its weights are an artifact of its job."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    role: Mapped[str] = mapped_column(String(20))
+    architecture: Mapped[str] = mapped_column(String(100))
+    classes: Mapped[list[str]] = mapped_column(_Json)
+    image_size: Mapped[int] = mapped_column(Integer)
+    channels: Mapped[int] = mapped_column(Integer)
+    mean: Mapped[list[float]] = mapped_column(_Json)
+    std: Mapped[list[float]] = mapped_column(_Json)
+    accuracy: Mapped[float] = mapped_column(Double)
+    sha256: Mapped[str] = mapped_column(_Sha256)
+    weights_key: Mapped[str] = mapped_column(_Key)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (UniqueConstraint("job_id", "role"), Index("ix_models_newest", "created_at", "id"))
+
+
+class BenchmarkRow(Stored):
+    """What a latency measurement was asked for and found; its state is the row of `jobs` with the same id."""
+
+    __tablename__ = "benchmarks"
+
+    id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    spec: Mapped[dict[str, Any]] = mapped_column(_Json)
+    result: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+
+    __table_args__ = (Index("ix_benchmarks_job_id", "job_id"),)
+
+
+class OutboxEntry(Stored):
+    """Something to be done outside the database because of what was committed: a hint to send, a file to delete."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(_Counted, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    job_id: Mapped[str | None] = mapped_column(_Id)
+    payload: Mapped[dict[str, Any]] = mapped_column(_Json)
+    next_try_at: Mapped[float] = mapped_column(Double)
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('hint', 'delete')", name="kind"),
+        Index("ix_outbox_due", "kind", "next_try_at"),
+        Index("ix_outbox_job_id", "job_id"),
+    )
