@@ -1,0 +1,165 @@
+"""What an attempt does when the database, the disk or the artifact store fails under it."""
+
+import resource
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from store.config import LeaseConfig
+from store.db import Database
+from worker.attempt import run_one
+
+Service = Any
+
+
+class Cable:
+    """A TCP proxy to a server on this machine that can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._whole = threading.Event()
+        self._whole.set()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._whole.is_set():
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while received := source.recv(65_536):
+                sink.sendall(received)
+        self._drop(source, sink)
+
+    def _drop(self, *ends: socket.socket) -> None:
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def cut(self) -> None:
+        self._whole.clear()
+        self._drop(*self._open)
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._whole.set()
+
+    def close(self) -> None:
+        self.cut()
+        self._drop(self._listener)
+        self._thread.join(5)
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, service_at: Callable[[str], Service]) -> Service:
+    return service_at(postgres_url)
+
+
+@contextmanager
+def _running(service: Service, cable: Cable, *, lease: LeaseConfig) -> Iterator[threading.Thread]:
+    """An attempt in a thread whose database lies behind the cable."""
+    parts = urlsplit(service.url)
+    database = Database(parts._replace(netloc=f"{parts.username}@127.0.0.1:{cable.port}").geturl())
+    options = {"worker": "behind-cable", "queues": ("default",), "stop": threading.Event(), "lease": lease}
+    options |= {"programs": service.programs, "work_root": service.work_root}
+    thread = threading.Thread(target=run_one, args=(database, service.artifacts), kwargs=options)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(60)
+        database.close()
+        cable.close()
+    assert not thread.is_alive()
+
+
+def test_an_outage_shorter_than_the_lease_loses_and_repeats_nothing(
+    on_postgres: Service, expected: Callable[[int], bytes]
+) -> None:
+    service, cable = on_postgres, Cable(urlsplit(on_postgres.url).port or 5432)
+    job_id = service.submit(steps="100", every="10", pace="0.02")
+    with _running(service, cable, lease=service.lease):
+        service.until_saved(job_id, step=10)
+        cable.cut()
+        at_cut = len(service.steps_taken())
+        service.until(lambda: len(service.steps_taken()) >= at_cut + 15)
+        cable.mend()
+    job = service.job(job_id)
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    assert [step for _, step in service.steps_taken()] == list(range(1, 101))
+    assert service.loss_steps(job_id) == list(range(1, 101))
+    saved = [each.data["step"] for each in service.events(job_id, "checkpoint")]
+    assert saved == list(range(10, 101, 10))
+    assert service.content(job_id, "student.safetensors") == expected(100)
+
+
+def test_an_attempt_that_cannot_renew_its_lease_stops_its_trainer_before_anyone_else_begins(
+    on_postgres: Service, alive: Callable[[int], bool]
+) -> None:
+    service, cable = on_postgres, Cable(urlsplit(on_postgres.url).port or 5432)
+    job_id = service.submit(steps="100000", every="10")
+    short = LeaseConfig(lease_seconds=4, heartbeat_seconds=0.25)
+    with _running(service, cable, lease=short) as thread:
+        service.until_saved(job_id, step=10)
+        trainer = service.trainer_pid()
+        cable.cut()
+        service.until(lambda: not alive(trainer))
+        assert service.reap() == [], "the lease must not be over before the trainer is"
+        thread.join(60)
+        cable.mend()
+    assert service.job(job_id).status == "running", "nothing more was written"
+    service.until(lambda: service.reap() == [job_id])
+    assert service.job(job_id).attempts[0].outcome == "lost"
+
+
+@contextmanager
+def _files_up_to(size_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond that: the errors of a full disk, without filling one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_without_room_is_told_and_the_job_goes_on(
+    embedded: Service, expected: Callable[[int], bytes]
+) -> None:
+    job_id = embedded.submit(steps="9", every="5", ballast=str(9 << 20))
+    with _files_up_to(8 << 20):
+        assert embedded.run_one()
+    assert embedded.job(job_id).status == "succeeded"
+    (warning,) = embedded.events(job_id, "warning")
+    assert "step 5 could not be stored" in warning.message
+    assert embedded.checkpoint_steps(job_id) == []
+    assert embedded.content(job_id, "student.safetensors") == expected(9)
+
+
+def test_a_work_folder_that_cannot_be_made_leaves_the_job_to_the_reaper(embedded: Service) -> None:
+    job_id = embedded.submit()
+    embedded.work_root.write_text("a file where the folder should be")
+    embedded.lease = LeaseConfig(lease_seconds=0.5, heartbeat_seconds=0.1, backoff_seconds=(0.1,))
+    assert embedded.run_one()
+    embedded.until(lambda: embedded.reap() == [job_id])
+    assert embedded.job(job_id).status == "queued"

@@ -1,0 +1,104 @@
+"""What workers do for all: reap, relay and hint again, whatever is away."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from store import leases
+from store.tables import OutboxEntry
+from worker.maintenance import Maintenance
+
+Service = Any
+
+
+@pytest.fixture
+def kept(production: Service) -> Iterator[Maintenance]:
+    made = Maintenance(production.database, production.artifacts, production.lease, redis_url=production.redis_url)
+    yield made
+    made.stop()
+
+
+def _hinted(service: Service) -> int:
+    with redis.Redis.from_url(service.redis_url) as connection:
+        return int(connection.llen("dk:default"))
+
+
+def _outbox(service: Service) -> int:
+    with service.database.read() as session:
+        return int(session.query(OutboxEntry).count())
+
+
+def test_hints_in_the_outbox_are_sent_once_and_forgotten(production: Service, kept: Maintenance) -> None:
+    for _ in range(3):
+        production.submit()
+    kept.relay()
+    assert (_hinted(production), _outbox(production)) == (3, 0)
+    kept.relay()
+    assert _hinted(production) == 3
+
+
+def test_hints_wait_for_a_broker_that_is_away(production: Service, unused_port: Callable[[], int]) -> None:
+    for _ in range(3):
+        production.submit()
+    away = f"redis://127.0.0.1:{unused_port()}/0"
+    Maintenance(production.database, production.artifacts, production.lease, redis_url=away).relay()
+    assert _outbox(production) == 3
+    with production.database.transaction() as session:
+        session.query(OutboxEntry).update({"next_try_at": 0.0})
+    Maintenance(production.database, production.artifacts, production.lease, redis_url=production.redis_url).relay()
+    assert (_hinted(production), _outbox(production)) == (3, 0)
+
+
+def test_waiting_jobs_are_hinted_again_when_the_broker_lost_them(production: Service, kept: Maintenance) -> None:
+    job_id = production.submit()
+    kept.relay()
+    with redis.Redis.from_url(production.redis_url) as connection:
+        connection.flushdb()
+    kept.start()
+    production.until(lambda: _hinted(production))
+    assert production.job(job_id).status == "queued"
+
+
+def test_without_a_broker_hints_are_simply_done(embedded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTILLERY_REDIS_URL", raising=False)
+    embedded.submit()
+    Maintenance(embedded.database, embedded.artifacts, embedded.lease).relay()
+    assert _outbox(embedded) == 0
+
+
+def test_files_of_pruned_checkpoints_are_deleted(embedded: Service) -> None:
+    job_id = embedded.submit(steps="60", every="10")
+    assert embedded.run_one()
+    folder = embedded.folder / "artifacts" / "jobs" / job_id / "a1"
+    assert len(list(folder.glob("*.ckpt"))) == 6
+    Maintenance(embedded.database, embedded.artifacts, embedded.lease).relay()
+    assert sorted(each.name.split("-")[1] for each in folder.glob("*.ckpt")) == ["40", "50", "60"]
+
+
+def test_jobs_of_dead_workers_are_given_back(service: Service) -> None:
+    job_id = service.submit()
+    kept = Maintenance(service.database, service.artifacts, service.lease)
+    with service.database.transaction() as session:
+        assert leases.claim(session, worker="it dies", queues=("default",), lease_seconds=0.05)
+    kept.start()
+    service.until(lambda: service.job(job_id).status == "queued")
+    kept.stop()
+
+
+def test_it_survives_a_database_that_is_away(embedded: Service, caplog: pytest.LogCaptureFixture) -> None:
+    database = embedded.folder / "distillery.db"
+    aside = database.with_suffix(".aside")
+    database.rename(aside)
+    database.mkdir()
+    kept = Maintenance(embedded.database, embedded.artifacts, embedded.lease)
+    kept.start()
+    embedded.until(lambda: "tried again" in caplog.text)
+    database.rmdir()
+    aside.rename(database)
+    job_id = embedded.submit()
+    with embedded.database.transaction() as session:
+        assert leases.claim(session, worker="it dies", queues=("default",), lease_seconds=0.05)
+    embedded.until(lambda: embedded.job(job_id).status == "queued")
+    kept.stop()

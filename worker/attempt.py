@@ -1,0 +1,255 @@
+"""One attempt at one job, from the claim to its end: the single code path of Celery workers and the embedded one."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from distillery.errors import CorruptFile, DistilleryError, Fenced, InvalidRequest, NotFound, StorageFull, Unavailable
+from distillery.report import LatencyReport
+from distillery.views import JobError
+from store import leases
+from store.artifacts import Artifacts
+from store.config import LeaseConfig
+from store.db import Database
+from store.leases import Claim
+from worker import workplace
+from worker.inputs import Inputs
+from worker.lease import Lease
+from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, Finished, job_error, parse
+from worker.process import Child, tail
+from worker.recorder import Recorder
+
+T = TypeVar("T")
+_LOOK_SECONDS = 0.1
+_RETRY_SECONDS = 0.2
+_PATIENCE_SECONDS = 300.0
+"""With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
+_LATENCY_FILES = {"latency.json": "application/json", "latency_samples.csv": "text/csv"}
+_log = logging.getLogger(__name__)
+
+
+class Stop(Protocol):
+    """Tells whether the worker was asked to leave; a `threading.Event` does."""
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The commands that do the computing, to which the arguments for a claim are added."""
+
+    trainer: Sequence[str] = (sys.executable, "-m", "worker.run")
+    latency: Sequence[str] = (sys.executable, "-m", "engine.latency")
+
+
+DEFAULT_PROGRAMS = Programs()
+
+
+def run_one(
+    database: Database,
+    artifacts: Artifacts,
+    *,
+    worker: str,
+    queues: Sequence[str],
+    lease: LeaseConfig,
+    stop: Stop,
+    job_id: str | None = None,
+    programs: Programs = DEFAULT_PROGRAMS,
+    work_root: Path | None = None,
+) -> bool:
+    """Claim a job and see it through; whether there was one to claim.
+
+    Call it from a thread that lives as long as the process: the trainer dies with the thread that started it.
+
+    Args:
+        worker: the name of this worker, shown in the job's attempts.
+        queues: whose jobs it may take.
+        stop: once set, the running job is saved and released and no other is claimed.
+        job_id: take this one or none.
+        work_root: where attempts keep their files; see `workplace.root`.
+
+    Raises:
+        Unavailable: the database is out of reach and nothing was claimed.
+    """
+    if stop.is_set():
+        return False
+    claimed_at = time.monotonic()
+    with database.transaction() as session:
+        claim = leases.claim(session, worker=worker, queues=queues, lease_seconds=lease.lease_seconds, job_id=job_id)
+    if claim is None:
+        return False
+    _log.info("%s: attempt %d begins.", claim.id, claim.attempt)
+    with Lease(database, claim, config=lease, claimed_at=claimed_at) as held:
+        Attempt(database, artifacts, claim, held, config=lease, stop=stop, programs=programs).run(
+            work_root or workplace.root()
+        )
+    return True
+
+
+class Attempt:
+    """Supervises the program of one claim and records how it ended."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        claim: Claim,
+        lease: Lease,
+        *,
+        config: LeaseConfig,
+        stop: Stop,
+        programs: Programs = DEFAULT_PROGRAMS,
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._claim = claim
+        self._lease = lease
+        self._config = config
+        self._stop = stop
+        self._programs = programs
+        self._child: Child | None = None
+
+    def run(self, work_root: Path) -> None:
+        """Never raises for what a job, a disk or a database can do: it is all recorded, or left to the reaper."""
+        claim = self._claim
+        try:
+            with workplace.folder(work_root, claim_id=claim.id, attempt=claim.attempt) as folder:
+                self._work(folder)
+        except (DistilleryError, OSError) as error:
+            _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
+
+    def _work(self, folder: Path) -> None:
+        recorder = Recorder(self._claim, self._database, self._artifacts, self._lease, self._patiently)
+        try:
+            arguments = self._fetched(folder, recorder)
+            if arguments is not None:
+                self._conclude(self._compute(arguments, folder, recorder), folder, recorder)
+        except Fenced:
+            raise
+        except Exception as error:  # whatever went wrong here must not hold the job until its lease is over
+            _log.exception("%s: attempt %d cannot go on.", self._claim.id, self._claim.attempt)
+            if self._stop.is_set():
+                recorder.write(lambda s: leases.release(s, self._claim))
+            else:
+                self._crash(recorder, exit_code=None, detail=f"The worker could not go on: {_told(error)}")
+
+    def _fetched(self, folder: Path, recorder: Recorder) -> list[str] | None:
+        """The arguments of the program, or None when the job cannot succeed and that is recorded."""
+        try:
+            return Inputs(self._claim, self._database, self._artifacts, folder, self._patiently).arguments()
+        except (InvalidRequest, NotFound, CorruptFile) as error:
+            reason = job_error(error)
+            recorder.write(lambda s: leases.fail(s, self._claim, error=reason))
+            return None
+
+    def _compute(self, arguments: Sequence[str], folder: Path, recorder: Recorder) -> int | None:
+        """Run the program to its end; its exit code, or None when there was no time to begin."""
+        if self._must_leave():
+            return None
+        claim = self._claim
+        program = self._programs.latency if claim.kind == "latency" else self._programs.trainer
+        tells = claim.kind != "latency"
+        child = self._child = Child([*program, *arguments], folder=folder, log=_log_of(folder), tells=tells)
+        try:
+            while not child.ended:
+                self._attend()
+                recorder.record([parse(line) for line in child.read(timeout=_LOOK_SECONDS)])
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            exit_code = child.close()
+        return exit_code
+
+    def _must_leave(self) -> bool:
+        return self._stop.is_set() or self._lease.cancel_requested
+
+    def _attend(self) -> None:
+        """Look after the lease and the wishes to stop. Raises Fenced."""
+        self._lease.check()
+        if self._child is not None and self._must_leave():
+            self._child.ask_to_stop(grace_seconds=self._config.save_budget_seconds)
+        if self._child is not None and self._child.overdue:
+            self._child.kill()
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            self._attend()
+            try:
+                return action()
+            except Unavailable as error:
+                out_of_time = self._child.overdue if self._child else self._must_leave()
+                if out_of_time or time.monotonic() > give_up:
+                    raise
+                _log.warning("%s: trying again. %s", self._claim.id, error)
+                time.sleep(_RETRY_SECONDS)
+
+    def _conclude(self, exit_code: int | None, folder: Path, recorder: Recorder) -> None:
+        claim, log = self._claim, _log_of(folder)
+        self._keep_log(log, recorder)
+        if exit_code == EXIT_FINISHED and claim.kind == "latency":
+            self._deliver_latency(folder / "out", recorder)
+        elif exit_code == EXIT_FINISHED and isinstance(recorder.verdict, Finished):
+            done = recorder.verdict
+            recorder.write(lambda s: leases.succeed(s, claim, summary=done.summary, models=done.models))
+        elif self._lease.cancel_requested:
+            recorder.write(lambda s: leases.cancelled(s, claim))
+        elif exit_code == EXIT_FAILED and (error := self._failure(recorder, log)):
+            recorder.write(lambda s: leases.fail(s, claim, error=error, exit_code=exit_code))
+        elif self._stop.is_set() or exit_code == EXIT_SAVED:
+            recorder.write(lambda s: leases.release(s, claim))
+        else:
+            self._crash(recorder, exit_code=exit_code, detail=tail(log))
+        _log.info("%s: attempt %d ended with exit code %s.", claim.id, claim.attempt, exit_code)
+
+    def _failure(self, recorder: Recorder, log: Path) -> JobError | None:
+        if isinstance(recorder.verdict, Failed):
+            return recorder.verdict.error
+        if self._claim.kind != "latency":
+            return None  # a traceback: a crash, that another attempt may not meet
+        return JobError(
+            type="urn:distillery:error:latency_failed",
+            title="The latency could not be measured",
+            detail=tail(log) or "The measurement ended without a word.",
+            code="LATENCY_FAILED",
+        )
+
+    def _deliver_latency(self, out: Path, recorder: Recorder) -> None:
+        for name, media_type in _LATENCY_FILES.items():
+            recorder.artifact(out / name, name=name, media_type=media_type)
+        report = LatencyReport.model_validate_json((out / "latency.json").read_bytes())
+        summary = "; ".join(
+            f"{each.runtime}, batch {each.batch_size}, {each.device}: {each.speedup.value:.2f}x ({each.verdict})"
+            for each in report.comparisons
+        )
+        recorder.write(lambda s: leases.succeed(s, self._claim, summary=summary, models=(), benchmark_result=report))
+
+    def _crash(self, recorder: Recorder, *, exit_code: int | None, detail: str) -> None:
+        def crash(session: Any) -> None:
+            # The exact step, so that a job which always dies at the same one is seen to get no further.
+            self._lease.beat_in(session)
+            leases.crash(session, self._claim, exit_code=exit_code, detail=detail, lease=self._config)
+
+        recorder.write(crash)
+
+    def _keep_log(self, log: Path, recorder: Recorder) -> None:
+        if not log.exists():
+            return
+        try:
+            recorder.artifact(log, name="trainer.log", media_type="text/plain; charset=utf-8")
+        except StorageFull as error:
+            _log.warning("%s: the log could not be stored. %s", self._claim.id, error)
+
+
+def _log_of(folder: Path) -> Path:
+    return folder / "trainer.log"
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, DistilleryError) else f"{type(error).__name__}: {error}"

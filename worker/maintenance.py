@@ -1,0 +1,110 @@
+"""What any worker does for all: gives back jobs of dead workers, sends hints that are due, deletes files let go.
+
+Each step is safe to do twice and in several processes at once.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from distillery.errors import DistilleryError
+from store import leases, outbox
+from store.artifacts import Artifacts
+from store.config import LeaseConfig
+from store.db import Database
+from store.outbox import Kind, OutboxRow
+from worker.queue import enqueue
+
+_RELAY_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+_REHINT_AFTER_REAPS = 3
+_ROWS = 100
+_FAREWELL_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Maintenance:
+    """A thread with a database connection of its own. Failures are logged and tried again."""
+
+    database: Database
+    artifacts: Artifacts
+    lease: LeaseConfig
+    redis_url: str | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in progress."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_FAREWELL_SECONDS)
+
+    def _run(self) -> None:
+        every = [
+            (min(_RELAY_SECONDS, self.lease.reaper_seconds), self.relay),
+            (self.lease.reaper_seconds, self.reap),
+            (self.lease.reaper_seconds * _REHINT_AFTER_REAPS, self.rehint),
+        ]
+        due = [time.monotonic()] * len(every)
+        while not self._stop.wait(max(0.0, min(due) - time.monotonic())):
+            for place, (seconds, step) in enumerate(every):
+                if time.monotonic() >= due[place]:
+                    _survived(step)
+                    due[place] = time.monotonic() + seconds
+
+    def reap(self) -> None:
+        """Take jobs whose lease is over from their workers."""
+        with self.database.transaction() as session:
+            for job_id in leases.reap(session, lease=self.lease):
+                _log.warning("%s: its worker was not heard of for a whole lease.", job_id)
+
+    def rehint(self) -> None:
+        """Write hints anew for rows that wait although they were hinted: a broker may lose all it holds."""
+        with self.database.transaction() as session:
+            outbox.rehint(session, older_than_seconds=self.lease.reaper_seconds * _REHINT_AFTER_REAPS)
+
+    def relay(self) -> None:
+        """Do what the outbox holds. A row is removed after it was done, so it may be done twice and is never lost."""
+        self._relay("hint", self._hint)
+        self._relay("delete", self._delete)
+
+    def _relay(self, kind: Kind, act: Callable[[OutboxRow], None]) -> None:
+        with self.database.transaction() as session:
+            rows = outbox.due(session, kinds=(kind,), limit=_ROWS)
+        for place, row in enumerate(rows):
+            try:
+                act(row)
+            except DistilleryError as error:
+                _log.warning("%d outbox rows (%s) are tried again. %s", len(rows) - place, kind, error)
+                self._put_off(rows[place:])  # the others would wait for the same service
+                return
+            with self.database.transaction() as session:
+                outbox.done(session, row.id)
+
+    def _put_off(self, rows: list[OutboxRow]) -> None:
+        with self.database.transaction() as session:
+            for row in rows:
+                outbox.retry(session, row.id, seconds=_RETRY_SECONDS)
+
+    def _hint(self, row: OutboxRow) -> None:
+        enqueue(row.payload["job_id"], queue=row.payload["queue"], redis_url=self.redis_url)
+
+    def _delete(self, row: OutboxRow) -> None:
+        self.artifacts.delete(row.payload["key"])
+
+
+def _survived(step: Callable[[], None]) -> None:
+    try:
+        step()
+    except DistilleryError as error:
+        _log.warning("Maintenance is tried again: %s", error)
+    except Exception:  # a fault of ours in one step must not end the reaping of everyone's jobs
+        _log.exception("Maintenance failed in %s and is tried again.", step.__name__)

@@ -1,0 +1,146 @@
+"""What the trainer tells its supervisor, one JSON object per line.
+
+The trainer (`worker.run`) knows no database and the supervisor no torch: these messages are all that passes between
+them. A file named in a message is complete, fsynced and renamed into place before the message is sent.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from distillery.errors import DistilleryError
+from distillery.spec import JobSpec
+from distillery.views import JobError, PhaseName, Progress
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+"""The spec, the data or the numbers are at fault, said in a `Failed` message: trying again would not help."""
+EXIT_SAVED = 75
+"""Asked to stop by SIGTERM: the last checkpoint is saved and told, another attempt may go on from it."""
+
+
+class Line(BaseModel):
+    """Frozen and closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resolved(Line):
+    """The spec as it will run: precision, device and provenance filled in."""
+
+    kind: Literal["resolved"] = "resolved"
+    spec: JobSpec
+
+
+class PhaseBegan(Line):
+    """The trainer entered a phase; the one before it is over."""
+
+    kind: Literal["phase"] = "phase"
+    phase: PhaseName
+
+
+class Progressed(Line):
+    """Sent about once a second. `step` counts the optimizer steps of the whole job; never goes back in an attempt."""
+
+    kind: Literal["progress"] = "progress"
+    step: int
+    progress: Progress
+
+
+class Measured(Line):
+    """Values of metric series at a step of their own phase; keys such as `training/loss`."""
+
+    kind: Literal["metrics"] = "metrics"
+    step: int
+    values: dict[str, float | None]
+
+
+class Saved(Line):
+    """A checkpoint file is complete."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    path: str
+    step: int
+    phase: PhaseName
+    sha256: str
+    size_bytes: int
+
+
+class Delivered(Line):
+    """An artifact file is complete."""
+
+    kind: Literal["artifact"] = "artifact"
+    name: str
+    path: str
+    media_type: str
+    sha256: str
+    size_bytes: int
+
+
+class Warned(Line):
+    """Something the user should know, that does not stop the job."""
+
+    kind: Literal["warning"] = "warning"
+    message: str
+    data: dict[str, Any] = {}
+
+
+class ModelFacts(Line):
+    """A network worth keeping; its weights are the artifact of the given name."""
+
+    role: Literal["student", "teacher"]
+    artifact: str
+    architecture: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    accuracy: float
+    sha256: str
+
+
+class Finished(Line):
+    """The job is done and every artifact told."""
+
+    kind: Literal["finished"] = "finished"
+    summary: str
+    models: tuple[ModelFacts, ...] = ()
+
+
+class Failed(Line):
+    """The job cannot succeed as it was asked for."""
+
+    kind: Literal["failed"] = "failed"
+    error: JobError
+
+
+Message = Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Finished | Failed
+_ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def parse(line: bytes | str) -> Message:
+    """Read one line.
+
+    Raises:
+        pydantic.ValidationError: the line is not one of the messages above.
+    """
+    return _ADAPTER.validate_json(line)
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def job_error(error: DistilleryError) -> JobError:
+    """What a job shows of an error that ended it."""
+    return JobError(
+        type=f"urn:distillery:error:{error.code.lower()}",
+        title=error.title,
+        detail=error.detail,
+        code=error.code,
+        pointer=error.pointer,
+        hint=error.hint,
+        retryable=error.retryable,
+    )

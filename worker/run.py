@@ -1,0 +1,105 @@
+"""The trainer: a spec in, a student and its report out. It needs no service, queue or database.
+
+    python -m worker.run job.yaml --out DIR
+
+Under a supervisor it is also given the attempt, a checkpoint to go on from, fetched teacher weights and a pipe for its
+messages. SIGTERM or SIGINT: a checkpoint is saved and told, and the exit code is 75.
+"""
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from distillery.errors import DistilleryError, InvalidRequest, StorageFull
+from distillery.spec import parse, resolve
+from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, job_error
+from worker.telling import Console, Pipe, Teller
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job; the exit codes stand in `worker.messages`."""
+    options = _options(arguments)
+    stop = _stop_on_signals()
+    faulthandler.enable()
+    teller: Teller = Pipe(options.events_fd) if options.events_fd is not None else Console()
+    try:
+        return _run(options, teller=teller, stop=stop)
+    except StorageFull:
+        raise  # a crash to the supervisor: another attempt may find room
+    except DistilleryError as error:
+        teller.tell(Failed(error=job_error(error)))
+        return EXIT_FAILED
+
+
+def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) -> int:
+    spec = resolve(parse(_read(options.job)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Idle OpenMP threads would spin on a core that something else needs: beside one busy process that makes a step
+    # many times slower. The library reads this when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch takes seconds to import: a bad spec is refused, and signals are heard, before that.
+    from engine.loop import Stopped
+    from worker.journal import Journal
+    from worker.study import distil
+
+    journal = Journal(
+        out=options.out,
+        teller=teller,
+        spec=spec,
+        attempt=options.attempt,
+        keep_files=spec.training.keep if options.events_fd is None else None,
+        stop_requested=stop.is_set,
+    )
+    try:
+        distil(spec, journal=journal, teacher_weights=options.teacher_weights, resume=options.resume)
+    except Stopped:
+        sys.stderr.write("Asked to stop: what was learned so far is saved.\n")
+        return EXIT_SAVED
+    return EXIT_FINISHED
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidRequest(
+            f"The job file {path} cannot be read: {error}", hint="Give a YAML or JSON file with one job spec."
+        ) from None
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    return stop
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.run", description="Run one distillation job.")
+    parser.add_argument("job", type=Path, help="the job spec, YAML or JSON")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the student, the report and checkpoints")
+    parser.add_argument("--resume", type=Path, help="a checkpoint file of this job to go on from")
+    parser.add_argument("--attempt", type=int, default=1, help="number of this attempt; stands in checkpoint paths")
+    parser.add_argument("--teacher-weights", type=Path, help="safetensors fetched for teacher.job or teacher.model")
+    parser.add_argument("--events-fd", type=int, help="file descriptor for messages to a supervisor")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
