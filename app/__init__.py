@@ -1,0 +1,1 @@
+"""HTTP: routes, auth, errors. Never trains, never imports torch."""

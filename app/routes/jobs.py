@@ -1,0 +1,134 @@
+"""Submit, check, list, watch and cancel jobs."""
+
+import asyncio
+import hashlib
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from pydantic import AwareDatetime
+from starlette.concurrency import run_in_threadpool
+
+from app import hints
+from app.checks import check, warnings_about
+from app.errors import Responses, documented
+from app.estimate import estimate
+from app.negotiate import not_modified
+from app.parameters import JobId, PageSize, PageToken, SentSpec
+from app.service import Served, Service
+from distillery.spec import resolve
+from distillery.views import TERMINAL, Job, JobSummary, Page, Status, Validation
+from store import jobs
+
+router = APIRouter(tags=["jobs"])
+LOOK_SECONDS = 0.5
+"""Between two looks at the row while a client waits for a change."""
+_CREATED: Responses = {
+    201: {"description": "Stored.", "headers": {"Location": {"required": True, "schema": {"type": "string"}}}}
+}
+_TAGGED: Responses = {
+    200: {"description": "The job.", "headers": {"ETag": {"required": True, "schema": {"type": "string"}}}},
+    304: {"description": "What `If-None-Match` names is still current."},
+}
+
+
+@router.post("/v1/jobs", status_code=201, responses=documented(400, 408, 413, 415, 507) | _CREATED)
+def submit_job(
+    spec: SentSpec, served: Served, request: Request, response: Response, background: BackgroundTasks
+) -> Job:
+    """Accept a job. Once this is answered the job is stored, and runs as soon as a worker is free."""
+    check(spec, served.database)
+    with served.database.transaction() as session:
+        job = jobs.submit(session, sent=spec, resolved=resolve(spec))
+    response.headers["Location"] = job.links.self
+    background.add_task(hints.send, served, job.id, queue=spec.resources.queue, log=request.app.state.log)
+    return job
+
+
+@router.post("/v1/jobs:validate", responses=documented(400, 408, 413, 415))
+def validate_job(spec: SentSpec, served: Served) -> Validation:
+    """Check a spec as submitting it would, and write nothing: what would run, what to beware of, what it may take."""
+    check(spec, served.database)
+    resolved = resolve(spec)
+    return Validation(resolved_spec=resolved, warnings=warnings_about(resolved), estimate=estimate(resolved))
+
+
+@router.get("/v1/jobs", responses=documented(400))
+def list_jobs(
+    served: Served,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+    status: Annotated[Status | None, Query(description="Only jobs in this state.")] = None,
+    task: Annotated[str | None, Query(max_length=100, description="Only jobs of this task.")] = None,
+    strategy: Annotated[str | None, Query(max_length=100, description="Only jobs of this strategy.")] = None,
+    architecture: Annotated[
+        str | None, Query(max_length=100, description="Only jobs whose teacher or student has this architecture.")
+    ] = None,
+    label: Annotated[
+        str | None, Query(max_length=400, description="Only jobs with this label: `key=value`, or `key` alone.")
+    ] = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="Only jobs created then or later.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Only jobs created before.")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="Only jobs whose name contains this.")] = None,
+) -> Page[JobSummary]:
+    """List jobs, the newest first."""
+    with served.database.read() as session:
+        return jobs.page(
+            session,
+            page_size=page_size,
+            token=page_token,
+            status=status,
+            task=task,
+            strategy=strategy,
+            architecture=architecture,
+            label=label,
+            created_after=created_after,
+            created_before=created_before,
+            q=q,
+        )
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    response_model=Job,
+    responses=documented(404) | _TAGGED,
+)
+async def get_job(
+    job_id: JobId,
+    request: Request,
+    served: Served,
+    wait: Annotated[
+        int, Query(ge=0, le=60, description="Seconds to wait for the status or the phase to change, or the job to end.")
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(description="An `ETag` of an earlier answer.")] = None,
+) -> Response:
+    """Show a job. With `wait` the answer comes when something changed, or when the time is over."""
+    job = await run_in_threadpool(_read, served, job_id)
+    seen, deadline = (job.status, job.phase), time.monotonic() + wait
+    while (job.status, job.phase) == seen and job.status not in TERMINAL:
+        left = deadline - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            break
+        await asyncio.sleep(min(LOOK_SECONDS, left))
+        job = await run_in_threadpool(_read, served, job_id)
+    return _tagged(job, if_none_match)
+
+
+@router.post("/v1/jobs/{job_id}:cancel", responses=documented(400, 404, 408, 409, 413, 415))
+def cancel_job(job_id: JobId, served: Served) -> Job:
+    """Ask a job to stop. A queued one is cancelled at once; a running one saves its last checkpoint first."""
+    with served.database.transaction() as session:
+        return jobs.request_cancel(session, job_id)
+
+
+def _read(served: Service, job_id: str) -> Job:
+    with served.database.read() as session:
+        return jobs.get(session, job_id)
+
+
+def _tagged(job: Job, if_none_match: str | None) -> Response:
+    body = job.model_dump_json().encode()
+    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
+    if not_modified(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")

@@ -1,0 +1,51 @@
+"""Latency measurements: asked for here, run by a worker."""
+
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+
+from app import hints
+from app.errors import Responses, documented
+from app.parameters import BenchmarkId, JobId, SentLatencySpec
+from app.service import Served
+from distillery.spec import LatencySpec
+from distillery.views import Benchmark
+from store import benchmarks, jobs
+
+router = APIRouter(tags=["latency"])
+_ACCEPTED: Responses = {
+    202: {"description": "Queued.", "headers": {"Location": {"required": True, "schema": {"type": "string"}}}}
+}
+
+
+@router.post(
+    "/v1/jobs/{job_id}/latency", status_code=202, responses=documented(400, 404, 408, 409, 413, 415, 507) | _ACCEPTED
+)
+def measure_latency(
+    job_id: JobId,
+    served: Served,
+    request: Request,
+    response: Response,
+    background: BackgroundTasks,
+    spec: SentLatencySpec | None = None,
+) -> Benchmark:
+    """Have a worker time student against teacher of a job that succeeded; without a body, as the job's spec says."""
+    with served.database.transaction() as session:
+        job = jobs.get(session, job_id)
+        benchmark = benchmarks.request(session, job_id, spec=spec or job.resolved_spec.latency or LatencySpec())
+    response.headers["Location"] = f"/v1/benchmarks/{benchmark.id}"
+    queue = job.resolved_spec.resources.queue
+    background.add_task(hints.send, served, benchmark.id, queue=queue, log=request.app.state.log)
+    return benchmark
+
+
+@router.get("/v1/jobs/{job_id}/latency", responses=documented(404))
+def get_latency(job_id: JobId, served: Served) -> Benchmark:
+    """Show the latest latency measurement of a job."""
+    with served.database.read() as session:
+        return benchmarks.latest(session, job_id)
+
+
+@router.get("/v1/benchmarks/{benchmark_id}", responses=documented(404))
+def get_benchmark(benchmark_id: BenchmarkId, served: Served) -> Benchmark:
+    """Show one latency measurement."""
+    with served.database.read() as session:
+        return benchmarks.get(session, benchmark_id)

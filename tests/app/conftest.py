@@ -1,0 +1,220 @@
+"""The API as a live server on a free port, over a migrated database, with the hand of a worker to move jobs along."""
+
+import hashlib
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from app.main import create_app
+from distillery.views import Problem
+from store import leases
+from store.artifacts import Artifacts
+from store.config import StoreConfig
+from store.db import Database
+from store.leases import Claim
+from worker.messages import ModelFacts
+
+SPEC: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "teacher": {"architecture": "seed_teacher", "train": {"epochs": 2}},
+    "student": {"architecture": "seed_student"},
+}
+
+
+def until(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+    """What `condition` gives, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"{condition} did not come true in {seconds} s")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker would write, written by the store's own functions."""
+
+    database: Database
+    artifacts: Artifacts
+    folder: Path
+
+    def claim(self, job_id: str) -> Claim:
+        """Begin an attempt."""
+        with self.database.transaction() as session:
+            claim = leases.claim(session, worker="worker-1", queues=["default"], lease_seconds=60, job_id=job_id)
+        assert claim is not None
+        return claim
+
+    def do(self, verb: Any, claim: Claim, *arguments: Any, **options: Any) -> Any:
+        """One function of `store.leases`, in a transaction of its own."""
+        with self.database.transaction() as session:
+            return verb(session, claim, *arguments, **options)
+
+    def store(self, claim: Claim, name: str, content: bytes) -> dict[str, Any]:
+        """Put a file into the artifact store."""
+        path = self.folder / "incoming"
+        path.write_bytes(content)
+        key = f"jobs/{claim.id}/a{claim.attempt}/{name}"
+        self.artifacts.put(key, path)
+        return {"key": key, "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+
+    def deliver(self, claim: Claim, name: str, content: bytes, *, media_type: str = "application/octet-stream") -> None:
+        """Deliver an artifact."""
+        self.do(leases.artifact, claim, name=name, media_type=media_type, **self.store(claim, name, content))
+
+    def checkpoint(self, claim: Claim, *, step: int, content: bytes) -> str:
+        """Save a checkpoint; its id."""
+        stored = self.store(claim, f"step-{step}.ckpt", content)
+        return str(self.do(leases.checkpoint, claim, step=step, phase="training", **stored).id)
+
+    def succeed(self, claim: Claim) -> None:
+        """End the job well, with a student delivered."""
+        weights = b"the weights of a student"
+        self.deliver(claim, "student.safetensors", weights)
+        facts = ModelFacts(
+            role="student", artifact="student.safetensors", architecture=claim.spec.student.architecture,
+            classes=("0", "1"), image_size=8, channels=1, mean=(0.5,), std=(0.5,), accuracy=0.9,
+            sha256=hashlib.sha256(weights).hexdigest(),
+        )  # fmt: skip
+        self.do(leases.succeed, claim, summary="It helped.", models=[facts])
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running API."""
+
+    app: FastAPI
+    url: str
+    http: httpx.Client
+    worker: Worker
+
+    def submit(self, **changes: Any) -> dict[str, Any]:
+        """Submit the small spec with these fields changed; the job."""
+        answer = self.http.post("/v1/jobs", json=SPEC | changes)
+        assert answer.status_code == 201, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def succeeded(self, **changes: Any) -> str:
+        """The id of a job that has succeeded."""
+        job_id = str(self.submit(**changes)["id"])
+        self.worker.succeed(self.worker.claim(job_id))
+        return job_id
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> Problem:
+    """The problem in an answer that must be one."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(answer.content)
+    assert (problem.status, problem.code) == (status, code)
+    assert problem.trace_id == answer.headers["x-request-id"]
+    assert problem.title
+    assert problem.detail
+    return problem
+
+
+@contextmanager
+def serving(app: Any, *, graceful_seconds: int = 5) -> Iterator[str]:
+    """Serve `app` in a thread for as long as the block lasts; gives its URL."""
+    options: dict[str, Any] = {"log_config": None, "ws": "none", "lifespan": "on", "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=graceful_seconds, **options))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until(lambda: server.started or not thread.is_alive())
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+
+
+@contextmanager
+def launched(
+    database_url: str, folder: Path, *, api_key: str | None = None, redis_url: str | None = None
+) -> Iterator[Live]:
+    """A live API over this database."""
+    config = StoreConfig(database_url, str(folder / "artifacts"), redis_url)
+    app = create_app(config, api_key=api_key)
+    database = Database(database_url)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        with serving(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+            yield Live(app, url, http, Worker(database, Artifacts(config.artifacts_url), folder))
+    finally:
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def launch_anywhere(sqlite_template: Path) -> Callable[..., Any]:
+    """Launches an API on SQLite in a folder of the test's choice."""
+
+    def launch(folder: Path, **options: Any) -> Any:
+        shutil.copy(sqlite_template, folder / "distillery.db")
+        return launched(f"sqlite:///{folder / 'distillery.db'}", folder, **options)
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def live(launch_anywhere: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """An API on SQLite, shared by the tests of a file."""
+    with launch_anywhere(tmp_path_factory.mktemp("live")) as running:
+        yield running
+
+
+@pytest.fixture
+def alone(sqlite_url: str, tmp_path: Path) -> Iterator[Live]:
+    """An API on SQLite for one test."""
+    with launched(sqlite_url, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def either(database_url: str, tmp_path: Path) -> Iterator[Live]:
+    """An API for one test: on SQLite, and again on Postgres."""
+    with launched(database_url, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def launch(sqlite_url: str, tmp_path: Path) -> Callable[..., Any]:
+    """Launches an API on SQLite with options of the test's own."""
+    return lambda **options: launched(sqlite_url, tmp_path, **options)
+
+
+@pytest.fixture
+def check_problem() -> Callable[[httpx.Response, int, str], Problem]:
+    """Holds an answer to be a problem document of this status and code."""
+    return refused
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Any]:
+    """Waits for a condition, with a deadline."""
+    return until
+
+
+@pytest.fixture
+def launch_on() -> Callable[..., Any]:
+    """Launches an API on a database of the test's choice."""
+    return launched
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """Serves any ASGI application in a thread."""
+    return serving

@@ -1,0 +1,107 @@
+"""Catalogues, health, and figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from distillery.spec import parse
+from distillery.views import Architecture, ObjectiveTerm, Page
+
+SPEC: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "teacher": {"architecture": "seed_teacher", "train": {"epochs": 2}},
+    "student": {"architecture": "seed_student"},
+}
+
+
+def test_every_architecture_is_listed_and_accepted(live: Any) -> None:
+    page = Page[Architecture].model_validate_json(live.http.get("/v1/architectures").content)
+    assert page.next_page_token is None
+    names = [row.name for row in page.data]
+    assert {"seed_teacher", "seed_student", "resnet20"} <= set(names)
+    assert len(names) == len(set(names))
+    for name in names[:: max(1, len(names) // 10)]:
+        assert live.http.post("/v1/jobs:validate", json=SPEC | {"student": {"architecture": name}}).status_code == 200
+
+
+@pytest.mark.parametrize(("catalogue", "tag"), [("objectives", "term"), ("strategies", "strategy"), ("runtimes", None)])
+def test_an_entry_has_what_one_needs_to_choose_it(live: Any, catalogue: str, tag: str | None) -> None:
+    page = Page[ObjectiveTerm].model_validate_json(live.http.get(f"/v1/{catalogue}").content)
+    assert page.data
+    for entry in page.data:
+        assert entry.summary
+        assert entry.when_to_use.endswith(".")
+        jsonschema.Draft202012Validator.check_schema(entry.json_schema)
+        value = entry.defaults | {tag: entry.name} if tag else entry.name
+        jsonschema.validate(value, entry.json_schema)
+
+
+def test_the_terms_of_the_catalogue_make_a_spec(live: Any) -> None:
+    terms = live.http.get("/v1/objectives").json()["data"]
+    spec = SPEC | {"method": {"objective": [{"term": term["name"], **term["defaults"]} for term in terms]}}
+    assert {term.term for term in parse(spec).method.terms} == {"cross_entropy", "soft_targets"}
+    assert live.http.post("/v1/jobs:validate", json=spec).status_code == 200
+
+
+def test_a_ready_service_says_so(either: Any) -> None:
+    assert either.http.get("/livez").json()["status"] == "ok"
+    answer = either.http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "ok", "checks": {"database": "ok", "artifacts": "ok"}},
+    )
+
+
+def test_a_service_without_tables_or_files_is_alive_and_not_ready(
+    empty_postgres_url: str, tmp_path: Path, launch_on: Callable[..., Any], check_problem: Any
+) -> None:
+    with launch_on(empty_postgres_url, tmp_path) as live:
+        (tmp_path / "artifacts").rmdir()
+        answer = live.http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "unavailable"
+        assert "ok" not in answer.json()["checks"].values()
+        assert live.http.get("/livez").status_code == 200
+        refused = live.http.get("/v1/jobs")
+        check_problem(refused, 503, "UNAVAILABLE")
+        assert refused.headers["retry-after"] == "5"
+
+
+def test_a_database_that_is_away_is_503_with_the_time_to_come_back(
+    tmp_path: Path, launch_on: Callable[..., Any], unused_port: Any, check_problem: Any
+) -> None:
+    secret = "hunter2"
+    with launch_on(f"postgresql://me:{secret}@127.0.0.1:{unused_port()}/none", tmp_path) as live:
+        for method, path in (("GET", "/v1/jobs"), ("POST", "/v1/jobs"), ("GET", "/v1/models"), ("GET", "/metrics")):
+            answer = live.http.request(method, path, json=SPEC if method == "POST" else None)
+            check_problem(answer, 503, "UNAVAILABLE")
+            assert answer.headers["retry-after"] == "5"
+            assert secret not in answer.text
+        assert secret not in live.http.get("/readyz").text
+        assert live.http.get("/v1/architectures").status_code == 200
+
+
+def test_the_figures_count_jobs_by_status_and_requests_by_route(alone: Any) -> None:
+    job_id = alone.submit()["id"]
+    alone.succeeded()
+    alone.http.get(f"/v1/jobs/{job_id}")
+    alone.http.get("/nowhere/17")
+    answer = alone.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert samples["distillery_jobs", ("status", "queued")] == 1
+    assert samples["distillery_jobs", ("status", "succeeded")] == 1
+    counted = {key: value for key, value in samples.items() if key[0] == "distillery_http_requests_total"}
+    assert counted["distillery_http_requests_total", ("method", "POST"), ("route", "/v1/jobs"), ("status", "201")] == 2
+    by_id = ("distillery_http_requests_total", ("method", "GET"), ("route", "/v1/jobs/{job_id}"), ("status", "200"))
+    assert counted[by_id] == 1
+    assert job_id not in answer.text
+    assert "/nowhere" not in answer.text
