@@ -18,6 +18,7 @@ DistilleryError
 ├── Unavailable                 the database, the broker or the service is out of reach; try again
 ├── MissingDependency           an optional package is not installed
 ├── JobEndedBadly               (client) the job one waits for failed, crashed or was cancelled
+├── StillRunning                (client) what one waits for has not ended in the time one was ready to wait
 └── ServiceRefused              (client) the service answered with a problem document
 
 No HTTP status stands here: `app.errors` maps classes to codes in one place.
@@ -196,6 +197,14 @@ class JobEndedBadly(DistilleryError):
 
     code = "JOB_ENDED_BADLY"
     title = "The job did not succeed"
+
+
+class StillRunning(DistilleryError):
+    """What the caller waits for has not ended within the time given."""
+
+    code = "STILL_RUNNING"
+    title = "Not ended yet"
+    retryable = True
 
 
 class ServiceRefused(DistilleryError):

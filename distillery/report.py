@@ -91,6 +91,8 @@ class LatencyReport(Record):
     student_sha256: str
     repeat_with: str
     """The command that repeats the measurement."""
+    notes: tuple[str, ...] = ()
+    """What holds for every comparison, and which ones asked for could not be made, with the reason."""
 
 
 class Quality(Record):

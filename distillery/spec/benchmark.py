@@ -7,6 +7,11 @@ from pydantic import Field
 from distillery.spec.frozen import Frozen
 
 RuntimeName = Literal["eager", "onnxruntime"]
+RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
+    "eager": ("PyTorch as it is.", "The figure that everyone can repeat; the reference for every other runtime."),
+    "onnxruntime": ("The exported ONNX network in ONNX Runtime.", "What one deploys on a CPU: mostly fastest there."),
+}
+"""Of each runtime, what it is and when to use it."""
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 

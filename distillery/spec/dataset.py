@@ -8,6 +8,7 @@ from distillery.spec.frozen import Frozen
 
 Augmentation = Literal["crop", "flip"]
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
+ClassName = Annotated[str, Field(max_length=200)]
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
@@ -22,7 +23,7 @@ class ImageData(Frozen):
     """Share of all images held back for the one final test, where the data brings no such split."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Draws the held-back images (stratified by class), apart from the training seed."""
-    augment: tuple[Augmentation, ...] = ()
+    augment: Annotated[tuple[Augmentation, ...], Field(max_length=8)] = ()
     """`crop`: pad by an eighth of the side and crop at random. `flip`: mirror at random."""
     limit: Annotated[int, Field(ge=10, le=100_000_000)] | None = None
     """Use only this many training images (stratified), to try a job out quickly."""
@@ -56,7 +57,7 @@ class NpzData(ImageData):
 
     kind: Literal["npz"] = "npz"
     path: LocalPath
-    classes: Annotated[tuple[str, ...], Field(max_length=100_000)] | None = None
+    classes: Annotated[tuple[ClassName, ...], Field(max_length=100_000)] | None = None
     """Class names in the order of the labels; numbers when left out."""
 
 

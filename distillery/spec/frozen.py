@@ -2,11 +2,14 @@
 
 import difflib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+MOST_PROBLEMS = 100
+"""More than this in one spec tell its author nothing new, and a hostile one could hold a hundred thousand."""
 _MOST_FIELDS = 1000
 """An object with more fields is refused unread: naming the nearest of each would take a minute."""
 
@@ -34,9 +37,9 @@ class Frozen(BaseModel):
         try:
             made = handler(value)
         except ValidationError as error:
-            lines = [cls._explained(line) for line in error.errors(include_url=False)]
+            lines = [cls._explained(line) for line in error.errors(include_url=False)[:MOST_PROBLEMS]]
             raise ValidationError.from_exception_data(cls.__name__, lines) from None
-        faults = list(_reinterpreted(value, made)) if isinstance(value, dict) else []
+        faults = list(islice(_reinterpreted(value, made), MOST_PROBLEMS)) if isinstance(value, dict) else []
         if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return made
@@ -58,16 +61,18 @@ class Frozen(BaseModel):
 def _reinterpreted(sent: dict[str, Any], made: BaseModel) -> Iterator[InitErrorDetails]:
     """The fields where pydantic took one type for another (`true` for 1, `"5"` for 5), or a text holds a NUL."""
     for name, value in sent.items():
-        kept = getattr(made, name, None)
-        if isinstance(value, (list, tuple)) and isinstance(kept, tuple):
-            pairs = [((name, place), *pair) for place, pair in enumerate(zip(value, kept, strict=False))]
-        elif isinstance(value, dict) and isinstance(kept, dict):
-            pairs = [((name, key), item, kept.get(key)) for key, item in value.items()]
-        else:
-            pairs = [((name,), value, kept)]
-        for location, given, taken in pairs:
+        for location, given, taken in _pairs(name, value, getattr(made, name, None)):
             if fault := _fault(given, taken):
                 yield InitErrorDetails(type=fault, loc=location, input=given)
+
+
+def _pairs(name: str, sent: Any, made: Any) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:
+    if isinstance(sent, (list, tuple)) and isinstance(made, tuple):
+        yield from (((name, place), *pair) for place, pair in enumerate(zip(sent, made, strict=False)))
+    elif isinstance(sent, dict) and isinstance(made, dict):
+        yield from (((name, key), item, made.get(key)) for key, item in sent.items())
+    else:
+        yield (name,), sent, made
 
 
 def _fault(given: Any, taken: Any) -> PydanticCustomError | None:
@@ -76,9 +81,8 @@ def _fault(given: Any, taken: Any) -> PydanticCustomError | None:
     expected, got = _type_name(taken), _type_name(given)
     if not expected or not got or expected == got:
         return None
-    return PydanticCustomError(
-        "wrong_type", "This should be {expected}, not {got}.", {"expected": expected, "got": got, "hint": _WRITE[expected]}
-    )
+    context = {"expected": expected, "got": got, "hint": _WRITE[expected]}
+    return PydanticCustomError("wrong_type", "This should be {expected}, not {got}.", context)
 
 
 def _type_name(value: Any) -> str:
@@ -91,7 +95,7 @@ def _type_name(value: Any) -> str:
 
 _WRITE = {
     "true or false": "Write true or false, without quotes.",
-    "a number": "Write a number, without quotes.",
+    "a number": "Write a number, without quotes (YAML reads 5e-4 as a text: write 5.0e-4).",
     "a text": "Put it in quotes.",
 }
 _STANDARD_KINDS = frozenset(get_args(core_schema.ErrorType))

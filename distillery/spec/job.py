@@ -16,6 +16,7 @@ from distillery.spec.teacher import TeacherSpec
 from distillery.spec.training import TeacherTraining, Training
 
 ExportFormat = Literal["safetensors", "onnx"]
+Short = Annotated[str, Field(max_length=100)]
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 

@@ -7,10 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillery.errors import FieldProblem
-from distillery.spec.frozen import nearest
+from distillery.spec.frozen import MOST_PROBLEMS, nearest
 
-MOST_PROBLEMS = 100
-"""More than this in one spec tell its author nothing new."""
 _LONGEST_TEXT = 500
 _LONGEST_NAME = 100
 
@@ -54,7 +52,8 @@ def _follows_from_another(problem: FieldProblem, found: Iterable[FieldProblem]) 
 
 
 def _problem(line: Any, sent: Any) -> FieldProblem:
-    kind = line["type"]
+    # The same fault has two names, depending on whether a union or the web framework looked first.
+    kind = "model_type" if line["type"] == "model_attributes_type" else line["type"]
     context = line.get("ctx", {})
     location = list(line["loc"])
     if kind == "union_tag_invalid" and isinstance(line["input"], dict):
@@ -103,7 +102,6 @@ def _shown(text: str, longest: int) -> str:
 _DETAILS = {
     "missing": "This field is required.",
     "model_type": "This should be an object with named fields.",
-    "model_attributes_type": "This should be an object with named fields.",
     "dict_type": "This should be an object with named fields.",
     "tuple_type": "This should be a list.",
     "list_type": "This should be a list.",
@@ -142,7 +140,6 @@ _HINTS = {
     "tuple_type": "Write it as a list, in square brackets.",
     "list_type": "Write it as a list, in square brackets.",
     "model_type": "Write named fields, such as name: value.",
-    "model_attributes_type": "Write named fields, such as name: value.",
     "dict_type": "Write named fields, such as name: value.",
     "invalid_key": "Put the key in quotes.",
 }

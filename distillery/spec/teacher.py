@@ -34,7 +34,8 @@ class TeacherSpec(Frozen):
         given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"got {' and '.join(given)}" if given else "got none"
-            raise ValueError(f"A teacher needs exactly one of 'train', 'job', 'model' or 'weights'; {found}.")
+            mend = "Leave all but one out." if given else "Add 'train: {epochs: 20}', for one, to train it in this job."
+            raise ValueError(f"A teacher needs exactly one of 'train', 'job', 'model' or 'weights'; {found}. {mend}")
         if self.weights and not self.weights.endswith(".safetensors") and not self.weights.startswith("torchvision:"):
             raise ValueError(
                 "Teacher weights must be a .safetensors file or 'torchvision:<name>'; pickled formats "

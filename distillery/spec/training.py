@@ -24,7 +24,7 @@ class Sgd(Frozen):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "Sgd":
         if self.nesterov and self.momentum == 0:
-            raise ValueError("'nesterov' needs a 'momentum' above 0.")
+            raise ValueError("'nesterov' needs a 'momentum' above 0. Give a momentum such as 0.9.")
         return self
 
 
@@ -41,7 +41,11 @@ def _from_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Optimizer = Annotated[Annotated[Sgd | AdamW, Field(discriminator="name")], BeforeValidator(_from_name)]
+_AnyOptimizer = Annotated[Sgd | AdamW, Field(discriminator="name")]
+Optimizer = Annotated[
+    _AnyOptimizer,
+    BeforeValidator(_from_name, json_schema_input_type=_AnyOptimizer | Literal["sgd", "adamw"]),
+]
 
 
 class Warmup(Frozen):
@@ -72,9 +76,10 @@ class ConstantSchedule(Warmup):
     name: Literal["constant"] = "constant"
 
 
+_AnySchedule = Annotated[CosineSchedule | StepSchedule | ConstantSchedule, Field(discriminator="name")]
 Schedule = Annotated[
-    Annotated[CosineSchedule | StepSchedule | ConstantSchedule, Field(discriminator="name")],
-    BeforeValidator(_from_name),
+    _AnySchedule,
+    BeforeValidator(_from_name, json_schema_input_type=_AnySchedule | Literal["cosine", "step", "constant"]),
 ]
 
 

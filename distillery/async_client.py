@@ -1,0 +1,242 @@
+"""The asynchronous client: `Client`, method for method, for programs with an event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+
+from distillery import answers, calls
+from distillery.calls import Call, JobFilters
+from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
+from distillery.download import OnProgress, Transfer, already_there, pick
+from distillery.errors import ServiceRefused, Unavailable
+from distillery.flows import Flow, Patience, Pause, Timeouts
+from distillery.report import Report
+from distillery.streams import BROKEN
+from distillery.views import (
+    Architecture,
+    Artifact,
+    Benchmark,
+    Checkpoint,
+    Event,
+    Job,
+    JobSummary,
+    Metrics,
+    Model,
+    ObjectiveTerm,
+    Page,
+    Validation,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """The asynchronous client; an async context manager. `transport` is the seam for tests and special networks."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_SERVER,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  (a frozen value)
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._service = Connection(base_url.rstrip("/"), api_key, timeouts)
+        self._http = httpx.AsyncClient(transport=transport, **self._service.options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def _call(self, call: Call[T]) -> T:
+        return await self._run(self._service.exchange(call))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    response = await self._http.request(**self._service.request(step))
+                except httpx.TransportError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def ready(self) -> bool:
+        """Whether a service is there and can serve; asks once and raises nothing of its own."""
+        try:
+            return (await self._run(self._service.asking_once(calls.ready()))).status == "ok"
+        except (Unavailable, ServiceRefused):
+            return False
+
+    async def submit(self, spec: Spec) -> Job:
+        """Submit a job; the service says `ServiceRefused` with pointers when the spec has errors."""
+        return await self._call(calls.submit(spec))
+
+    async def validate(self, spec: Spec) -> Validation:
+        """Check a spec without running it: the resolved spec, warnings and an estimate."""
+        return await self._call(calls.validate(spec))
+
+    async def job(self, job_id: str) -> Job:
+        """One job as it is now."""
+        return await self._call(calls.job(job_id))
+
+    async def jobs(self, **filters: Unpack[JobFilters]) -> AsyncIterator[JobSummary]:
+        """Every job that fits, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = await self._call(calls.jobs(filters, page_size=PAGE_SIZE, token=token))
+            for row in page.data:
+                yield row
+            if (token := page.next_page_token) is None:
+                return
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop: at once when it is queued, else after it has saved its last checkpoint."""
+        return await self._call(calls.cancel(job_id))
+
+    async def wait(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Job:
+        """Return when the job has ended; with `check` raise JobEndedBadly unless it succeeded.
+
+        Raises:
+            StillRunning: after `timeout` seconds.
+        """
+        return await self._run(self._service.waiting(job_id, timeout_seconds=timeout, check=check))
+
+    async def stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """Every event after number `after`, live, until the job has ended; each once, through broken connections.
+
+        Raises:
+            Unavailable: the service was away for longer than `timeouts.outage`.
+        """
+        follower = self._service.follower(job_id, after=after)
+        while True:
+            failure: Exception | None = None
+            try:
+                async with self._http.stream(**self._service.streaming(follower)) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        follower.refuse(response)
+                    async for message in EventSource(response).aiter_sse():
+                        for event in follower.take(message):
+                            yield event
+                        if follower.ended:
+                            return
+            except BROKEN as error:
+                failure = error
+            await asyncio.sleep(follower.pause(failure))
+
+    async def events(self, job_id: str, *, after: int = 0, page_size: int = PAGE_SIZE) -> Page[Event]:
+        """A page of what has happened so far, from the event after number `after`."""
+        return await self._call(calls.events(job_id, after=after, page_size=page_size))
+
+    async def metrics(self, job_id: str, *, keys: Sequence[str] = (), max_points: int | None = None) -> Metrics:
+        """Metric series, all of them or those of `keys`."""
+        return await self._call(calls.metrics(job_id, keys=keys, max_points=max_points))
+
+    async def checkpoints(self, job_id: str) -> tuple[Checkpoint, ...]:
+        """The checkpoints that are kept."""
+        return await self._call(calls.checkpoints(job_id))
+
+    async def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+        """The files that the job delivered."""
+        return await self._call(calls.artifacts(job_id))
+
+    async def download(
+        self,
+        job_id: str,
+        name: str = "student.safetensors",
+        *,
+        to: Path = Path(),
+        on_progress: OnProgress | None = None,
+    ) -> Path:
+        """Bring a delivered file home and return where it lies: resumed after a break, and verified.
+
+        `to` is a folder that exists, or the path of the file.
+
+        Raises:
+            CorruptFile: the bytes do not have the sha256 that the service states, even on a second try.
+        """
+        artifact = pick(await self.artifacts(job_id), name, job_id=job_id)
+        if (there := already_there(artifact, to=to)) is not None:
+            return there
+        with Transfer(artifact, to=to, on_progress=on_progress) as transfer:
+            patience = self._service.outage()
+            while True:
+                try:
+                    await self._fetch(job_id, transfer=transfer, patience=patience)
+                except httpx.TransportError as error:
+                    await asyncio.sleep(patience.pause(answers.unreachable(error, server=self._service.server)))
+                    continue
+                if (path := transfer.finish()) is not None:
+                    return path
+
+    async def _fetch(self, job_id: str, *, transfer: Transfer, patience: Patience) -> None:
+        if transfer.complete:
+            return
+        async with self._http.stream(**self._service.fetching(job_id, transfer)) as response:
+            if not transfer.begin(response):
+                await response.aread()
+                transfer.refuse(response)
+            async for block in response.aiter_raw():
+                if transfer.write(block):
+                    patience.reset()
+        transfer.end()
+
+    async def report(self, job_id: str) -> Report:
+        """The distillation report."""
+        return await self._call(calls.report(job_id))
+
+    async def measure_latency(self, job_id: str, spec: Measurement | None = None, *, wait: bool = True) -> Benchmark:
+        """Time student against teacher on a worker; with `wait` return the result, else the request.
+
+        Raises:
+            JobEndedBadly: the measurement did not succeed.
+        """
+        return await self._run(self._service.measuring(job_id, spec=spec, wait=wait))
+
+    async def latency(self, job_id: str) -> Benchmark:
+        """The latest measurement."""
+        return await self._call(calls.latency(job_id))
+
+    async def benchmark(self, benchmark_id: str) -> Benchmark:
+        """One measurement."""
+        return await self._call(calls.benchmark(benchmark_id))
+
+    async def architectures(self) -> tuple[Architecture, ...]:
+        """The catalogue of networks."""
+        return await self._call(calls.architectures())
+
+    async def objectives(self) -> tuple[ObjectiveTerm, ...]:
+        """The catalogue of objective terms."""
+        return await self._call(calls.objectives())
+
+    async def models(self) -> AsyncIterator[Model]:
+        """Every model that the service keeps, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = await self._call(calls.models(page_size=PAGE_SIZE, token=token))
+            for row in page.data:
+                yield row
+            if (token := page.next_page_token) is None:
+                return

@@ -1,0 +1,193 @@
+"""One value for each request that the service understands: built here, sent and read by either client."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from distillery import answers
+from distillery.errors import InvalidRequest
+from distillery.report import Report
+from distillery.spec import JobSpec, LatencySpec
+from distillery.views import (
+    Architecture,
+    Artifact,
+    Benchmark,
+    Checkpoint,
+    Event,
+    Health,
+    Job,
+    JobSummary,
+    Metrics,
+    Model,
+    ObjectiveTerm,
+    Page,
+    Validation,
+)
+
+T = TypeVar("T")
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request and how to read its answer.
+
+    `repeatable`: sending it twice does no more than sending it once. `held_seconds`: how long the service may keep
+    the answer back on purpose.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    held_seconds: float = 0.0
+
+
+class JobFilters(TypedDict, total=False):
+    """Which jobs a list shows; what is left out does not narrow it."""
+
+    status: str
+    task: str
+    strategy: str
+    architecture: str
+    label: str
+    """`key` or `key=value`."""
+    created_after: datetime
+    created_before: datetime
+    q: str
+    """Words in the name."""
+
+
+def submit(spec: JobSpec | Mapping[str, Any]) -> Call[Job]:
+    """Ask for a job. Not repeatable: two requests are two jobs."""
+    return Call("POST", "/v1/jobs", answers.reader(Job), body=_as_json(spec), headers=_JSON, repeatable=False)
+
+
+def validate(spec: JobSpec | Mapping[str, Any]) -> Call[Validation]:
+    """Check a spec; nothing is written."""
+    return Call("POST", "/v1/jobs:validate", answers.reader(Validation), body=_as_json(spec), headers=_JSON)
+
+
+def job(job_id: str, *, wait_seconds: int = 0) -> Call[Job]:
+    """Read a job; with `wait_seconds` the service holds its answer until something changes or the time is over."""
+    params = {"wait": str(wait_seconds)} if wait_seconds else {}
+    return Call("GET", _of_job(job_id), answers.reader(Job), params, held_seconds=wait_seconds)
+
+
+def jobs(filters: JobFilters, *, page_size: int, token: str | None) -> Call[Page[JobSummary]]:
+    """Read one page of the list, newest first."""
+    given = {name: value.isoformat() if isinstance(value, datetime) else str(value) for name, value in filters.items()}
+    return Call("GET", "/v1/jobs", answers.reader(Page[JobSummary]), _page(page_size, token) | given)
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Ask a job to stop; asking again changes nothing."""
+    return Call("POST", f"{_of_job(job_id)}:cancel", answers.reader(Job))
+
+
+def events(job_id: str, *, after: int, page_size: int) -> Call[Page[Event]]:
+    """Read the events with a number above `after`."""
+    params = {"after": str(after), "page_size": str(page_size)}
+    return Call("GET", f"{_of_job(job_id)}/events", answers.reader(Page[Event]), params)
+
+
+def metrics(job_id: str, *, keys: Sequence[str], max_points: int | None) -> Call[Metrics]:
+    """Read metric series, thinned out by the service to `max_points` each."""
+    params: dict[str, str | Sequence[str]] = {"keys": list(keys)} if keys else {}
+    params |= {"max_points": str(max_points)} if max_points else {}
+    return Call("GET", f"{_of_job(job_id)}/metrics", answers.reader(Metrics), params)
+
+
+def checkpoints(job_id: str) -> Call[tuple[Checkpoint, ...]]:
+    """Read the list of checkpoints."""
+    return Call("GET", f"{_of_job(job_id)}/checkpoints", answers.rows(Checkpoint))
+
+
+def artifacts(job_id: str) -> Call[tuple[Artifact, ...]]:
+    """Read the list of delivered files."""
+    return Call("GET", f"{_of_job(job_id)}/artifacts", answers.rows(Artifact))
+
+
+def artifact_path(job_id: str, name: str) -> str:
+    """Where the bytes of a delivered file lie."""
+    return f"{_of_job(job_id)}/artifacts/{_segment(name)}"
+
+
+def event_stream_path(job_id: str) -> str:
+    """Where the live stream of a job's events lies."""
+    return f"{_of_job(job_id)}/events"
+
+
+def report(job_id: str) -> Call[Report]:
+    """Read the distillation report."""
+    headers = {"Accept": "application/json"}
+    return Call("GET", f"{_of_job(job_id)}/report", answers.reader(Report), headers=headers)
+
+
+def measure_latency(job_id: str, *, spec: LatencySpec | Mapping[str, Any] | None) -> Call[Benchmark]:
+    """Ask a worker to time student against teacher. Not repeatable: each request is a measurement of its own."""
+    path, read = f"{_of_job(job_id)}/latency", answers.reader(Benchmark)
+    if spec is None:
+        return Call("POST", path, read, repeatable=False)
+    return Call("POST", path, read, body=_as_json(spec), headers=_JSON, repeatable=False)
+
+
+def latency(job_id: str) -> Call[Benchmark]:
+    """Read the latest measurement."""
+    return Call("GET", f"{_of_job(job_id)}/latency", answers.reader(Benchmark))
+
+
+def benchmark(benchmark_id: str) -> Call[Benchmark]:
+    """Read one measurement."""
+    return Call("GET", f"/v1/benchmarks/{_segment(benchmark_id)}", answers.reader(Benchmark))
+
+
+def ready() -> Call[Health]:
+    """Ask whether the service can serve."""
+    return Call("GET", "/readyz", answers.reader(Health))
+
+
+def architectures() -> Call[tuple[Architecture, ...]]:
+    """Read the catalogue of networks."""
+    return Call("GET", "/v1/architectures", answers.rows(Architecture))
+
+
+def objectives() -> Call[tuple[ObjectiveTerm, ...]]:
+    """Read the catalogue of objective terms."""
+    return Call("GET", "/v1/objectives", answers.rows(ObjectiveTerm))
+
+
+def models(*, page_size: int, token: str | None) -> Call[Page[Model]]:
+    """Read one page of the models that the service keeps."""
+    return Call("GET", "/v1/models", answers.reader(Page[Model]), _page(page_size, token))
+
+
+def _of_job(job_id: str) -> str:
+    return f"/v1/jobs/{_segment(job_id)}"
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _page(page_size: int, token: str | None) -> dict[str, str]:
+    return {"page_size": str(page_size)} | ({"page_token": token} if token else {})
+
+
+def _as_json(spec: JobSpec | LatencySpec | Mapping[str, Any]) -> bytes:
+    if isinstance(spec, JobSpec | LatencySpec):
+        return spec.model_dump_json().encode()
+    try:
+        return json.dumps(dict(spec), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"The spec cannot be written as JSON: {error}.", hint="Use text, finite numbers, lists and dictionaries."
+        ) from None

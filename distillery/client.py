@@ -1,0 +1,251 @@
+"""Talk to a Distillery service from Python: `Client`, and `AsyncClient` with the same methods.
+
+    with Client() as client:
+        job = client.submit({"dataset": {"name": "digits"}, ...})
+        client.wait(job.id, check=True)
+        client.download(job.id, to=Path("student.safetensors"))
+
+What is asked and how answers are read stands in `calls`, what takes several requests in `flows`, `streams` and
+`download`. The two classes only carry it out.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+
+from distillery import answers, calls
+from distillery.async_client import AsyncClient
+from distillery.calls import Call, JobFilters
+from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
+from distillery.download import OnProgress, Transfer, already_there, pick
+from distillery.errors import ServiceRefused, Unavailable
+from distillery.flows import Flow, Patience, Pause, Timeouts
+from distillery.report import Report
+from distillery.streams import BROKEN
+from distillery.views import (
+    Architecture,
+    Artifact,
+    Benchmark,
+    Checkpoint,
+    Event,
+    Job,
+    JobSummary,
+    Metrics,
+    Model,
+    ObjectiveTerm,
+    Page,
+    Validation,
+)
+
+__all__ = ["DEFAULT_SERVER", "AsyncClient", "Client", "Timeouts"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """The synchronous client; a context manager. `transport` is the seam for tests and for special networks."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_SERVER,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  (a frozen value)
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._service = Connection(base_url.rstrip("/"), api_key, timeouts)
+        self._http = httpx.Client(transport=transport, **self._service.options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def _call(self, call: Call[T]) -> T:
+        return self._run(self._service.exchange(call))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    response = self._http.request(**self._service.request(step))
+                except httpx.TransportError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def ready(self) -> bool:
+        """Whether a service is there and can serve; asks once and raises nothing of its own."""
+        try:
+            return (self._run(self._service.asking_once(calls.ready()))).status == "ok"
+        except (Unavailable, ServiceRefused):
+            return False
+
+    def submit(self, spec: Spec) -> Job:
+        """Submit a job; the service says `ServiceRefused` with pointers when the spec has errors."""
+        return self._call(calls.submit(spec))
+
+    def validate(self, spec: Spec) -> Validation:
+        """Check a spec without running it: the resolved spec, warnings and an estimate."""
+        return self._call(calls.validate(spec))
+
+    def job(self, job_id: str) -> Job:
+        """One job as it is now."""
+        return self._call(calls.job(job_id))
+
+    def jobs(self, **filters: Unpack[JobFilters]) -> Iterator[JobSummary]:
+        """Every job that fits, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = self._call(calls.jobs(filters, page_size=PAGE_SIZE, token=token))
+            yield from page.data
+            if (token := page.next_page_token) is None:
+                return
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop: at once when it is queued, else after it has saved its last checkpoint."""
+        return self._call(calls.cancel(job_id))
+
+    def wait(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Job:
+        """Return when the job has ended; with `check` raise JobEndedBadly unless it succeeded.
+
+        Raises:
+            StillRunning: after `timeout` seconds.
+        """
+        return self._run(self._service.waiting(job_id, timeout_seconds=timeout, check=check))
+
+    def stream(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Every event after number `after`, live, until the job has ended; each once, through broken connections.
+
+        Raises:
+            Unavailable: the service was away for longer than `timeouts.outage`.
+        """
+        follower = self._service.follower(job_id, after=after)
+        while True:
+            failure: Exception | None = None
+            try:
+                with self._http.stream(**self._service.streaming(follower)) as response:
+                    if not response.is_success:
+                        response.read()
+                        follower.refuse(response)
+                    for message in EventSource(response).iter_sse():
+                        yield from follower.take(message)
+                        if follower.ended:
+                            return
+            except BROKEN as error:
+                failure = error
+            time.sleep(follower.pause(failure))
+
+    def events(self, job_id: str, *, after: int = 0, page_size: int = PAGE_SIZE) -> Page[Event]:
+        """A page of what has happened so far, from the event after number `after`."""
+        return self._call(calls.events(job_id, after=after, page_size=page_size))
+
+    def metrics(self, job_id: str, *, keys: Sequence[str] = (), max_points: int | None = None) -> Metrics:
+        """Metric series, all of them or those of `keys`."""
+        return self._call(calls.metrics(job_id, keys=keys, max_points=max_points))
+
+    def checkpoints(self, job_id: str) -> tuple[Checkpoint, ...]:
+        """The checkpoints that are kept."""
+        return self._call(calls.checkpoints(job_id))
+
+    def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+        """The files that the job delivered."""
+        return self._call(calls.artifacts(job_id))
+
+    def download(
+        self,
+        job_id: str,
+        name: str = "student.safetensors",
+        *,
+        to: Path = Path(),
+        on_progress: OnProgress | None = None,
+    ) -> Path:
+        """Bring a delivered file home and return where it lies: resumed after a break, and verified.
+
+        `to` is a folder that exists, or the path of the file.
+
+        Raises:
+            CorruptFile: the bytes do not have the sha256 that the service states, even on a second try.
+        """
+        artifact = pick(self.artifacts(job_id), name, job_id=job_id)
+        if (there := already_there(artifact, to=to)) is not None:
+            return there
+        with Transfer(artifact, to=to, on_progress=on_progress) as transfer:
+            patience = self._service.outage()
+            while True:
+                try:
+                    self._fetch(job_id, transfer=transfer, patience=patience)
+                except httpx.TransportError as error:
+                    time.sleep(patience.pause(answers.unreachable(error, server=self._service.server)))
+                    continue
+                if (path := transfer.finish()) is not None:
+                    return path
+
+    def _fetch(self, job_id: str, *, transfer: Transfer, patience: Patience) -> None:
+        if transfer.complete:
+            return
+        with self._http.stream(**self._service.fetching(job_id, transfer)) as response:
+            if not transfer.begin(response):
+                response.read()
+                transfer.refuse(response)
+            for block in response.iter_raw():
+                if transfer.write(block):
+                    patience.reset()
+        transfer.end()
+
+    def report(self, job_id: str) -> Report:
+        """The distillation report."""
+        return self._call(calls.report(job_id))
+
+    def measure_latency(self, job_id: str, spec: Measurement | None = None, *, wait: bool = True) -> Benchmark:
+        """Time student against teacher on a worker; with `wait` return the result, else the request.
+
+        Raises:
+            JobEndedBadly: the measurement did not succeed.
+        """
+        return self._run(self._service.measuring(job_id, spec=spec, wait=wait))
+
+    def latency(self, job_id: str) -> Benchmark:
+        """The latest measurement."""
+        return self._call(calls.latency(job_id))
+
+    def benchmark(self, benchmark_id: str) -> Benchmark:
+        """One measurement."""
+        return self._call(calls.benchmark(benchmark_id))
+
+    def architectures(self) -> tuple[Architecture, ...]:
+        """The catalogue of networks."""
+        return self._call(calls.architectures())
+
+    def objectives(self) -> tuple[ObjectiveTerm, ...]:
+        """The catalogue of objective terms."""
+        return self._call(calls.objectives())
+
+    def models(self) -> Iterator[Model]:
+        """Every model that the service keeps, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = self._call(calls.models(page_size=PAGE_SIZE, token=token))
+            yield from page.data
+            if (token := page.next_page_token) is None:
+                return
