@@ -1,73 +1,82 @@
-"""The networks by name, without torch: what the API lists and what a spec may name.
+"""The catalogue of networks, without torch: what each is called, costs and is made of.
 
-The figures lie in `catalog.csv` beside this file, made by `python -m models.recount`; a test holds each row against
-the network that is built.
+The figures lie in `models.catalog_table`, which `python -m models.recount` writes from the networks themselves; a test
+holds every row against the network it tells of.
 """
 
-import csv
+import difflib
 from dataclasses import dataclass
-from importlib.resources import files
 
 from distillery.errors import UnknownName
-from distillery.spec.frozen import nearest
+from models.catalog_table import TABLE
 
-FIELDS = ("name", "family", "input", "parameters", "macs", "smallest", "stages")
+_TORCHVISION = "torchvision/"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network."""
+    """One network of the catalogue."""
 
     name: str
     family: str
-    """The module of `models` that builds it."""
     task: str
     input: tuple[int, int, int]
-    """Native input: channels, height, width."""
+    """Native input as channels, height, width: what the published weights or the original paper use."""
     parameters: int
-    """For ten classes, at the native input."""
+    """For ten classes at the native input."""
     macs: int
-    """Multiply-adds of one image, for ten classes at the native input."""
-    smallest: int
-    """Side of the smallest square image that it can read, in pixels."""
+    """Multiply-adds of one image, for ten classes at the native input. Counted as in `models.count`."""
     stages: tuple[str, ...]
-    """Module names at the end of each stage, shallow to deep."""
-
-    @property
-    def small_input(self) -> bool:
-        """Whether it was designed for small images."""
-        return self.input[1] <= 64
-
-
-def _read() -> tuple[Row, ...]:
-    text = files("models").joinpath("catalog.csv").read_text(encoding="utf-8")
-    return tuple(_row(line) for line in csv.DictReader(text.splitlines()))
+    """Module paths of the last layer of each stage, shallow to deep, for `get_submodule`, at the native input."""
+    small_input: bool
+    """Made for images of 64 pixels and less, or given a gentler first layer when it is built for them."""
+    smallest: int
+    """Side, in pixels, of the smallest square image it works on (looked for from 4 pixels upwards)."""
 
 
-def _row(line: dict[str, str]) -> Row:
-    channels, height, width = (int(each) for each in line["input"].split("x"))
-    return Row(
-        name=line["name"],
-        family=line["family"],
-        task="image-classification",
-        input=(channels, height, width),
-        parameters=int(line["parameters"]),
-        macs=int(line["macs"]),
-        smallest=int(line["smallest"]),
-        stages=tuple(line["stages"].split(" ")),
-    )
-
-
-ROWS = _read()
-
-
-def find(name: str) -> Row:
-    """The row of that name.
+def find(name: str, *, pointer: str = "") -> Row:
+    """The row of that name; `pointer` is the field that the name came from, for the error.
 
     Raises:
-        UnknownName: there is none; the hint gives the nearest.
+        UnknownName: there is none; the hint names the nearest.
     """
     for row in ROWS:
         if row.name == name:
             return row
-    raise UnknownName(f"No architecture is called '{name}'.", hint=nearest(name, [row.name for row in ROWS]))
+    raise UnknownName(f"There is no architecture '{name}'.", hint=_nearest(name), pointer=pointer)
+
+
+def _nearest(name: str) -> str:
+    known = [row.name for row in ROWS]
+    wanted = name.lower()
+    if f"{_TORCHVISION}{wanted}" in known:
+        return f"Did you mean '{_TORCHVISION}{wanted}'?"
+    for prefix in ("", _TORCHVISION):  # a slip in a name matters more than a forgotten prefix
+        if close := difflib.get_close_matches(prefix + wanted, known, n=1, cutoff=0.75):
+            return f"Did you mean '{close[0]}'?"
+    return "`distillery architectures` lists all of them."
+
+
+def _parsed(line: str) -> Row:
+    name, family, native, parameters, macs, smallest, small, stages = line.split()
+    channels, side = (int(number) for number in native.split("x"))
+    return Row(
+        name=name,
+        family=family,
+        task="image-classification",
+        input=(channels, side, side),
+        parameters=int(parameters),
+        macs=int(macs),
+        stages=_expanded(stages),
+        small_input=small == "+",
+        smallest=int(smallest),
+    )
+
+
+def _expanded(pattern: str) -> tuple[str, ...]:
+    """`layer{1,2}` is short for `layer1` and `layer2`."""
+    prefix, _, endings = pattern.rstrip("}").partition("{")
+    return tuple(prefix + ending for ending in endings.split(","))
+
+
+ROWS: tuple[Row, ...] = tuple(_parsed(line) for line in TABLE.splitlines() if line)

@@ -1,103 +1,83 @@
-"""python -m models.recount
+"""Count every network anew and write the catalogue: python -m models.recount
 
-Builds every network on PyTorch's meta device and writes `catalog.csv` anew: parameters, multiply-adds, the smallest
-image, the stages. Run it after a new architecture, or when torchvision brings new ones.
+Run it after a change of a network, or when a new torchvision brings new ones. It takes a minute or two, needs no data
+and prints nothing but the names it is at.
 """
 
-import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from distillery.errors import InvalidRequest
-from models import resnet_cifar, seed_cnn, torchvision_zoo, wide_resnet
-from models.catalog import FIELDS
 from models.count import multiply_adds, parameters
-from models.families import FAMILIES
+from models.families import FAMILIES, Family
 
 _CLASSES = 10
-_SIDES = (4, 8, 16, 24, 28, 32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 299, 518)
+_FEWEST_PIXELS = 4
+"""Along one side; the least that a job may ask for."""
+_HEAD = '''"""The figures of the catalogue. Written by `python -m models.recount`; do not edit by hand.
+
+Columns: name, family, native input (channels x side), parameters and multiply-adds for ten classes, smallest side in
+pixels, whether small images suit it (+ or -), stages (`layer{1,2}` is short for `layer1` and `layer2`).
+"""
+
+TABLE = """
+'''
 
 
 def main() -> None:
-    """Write the catalogue."""
-    rows = []
-    for family, name in _names():
-        rows.append(describe(family, name))
-        sys.stdout.write(f"{name}: {rows[-1]['parameters']:,} parameters\n")
-    with Path(__file__).with_name("catalog.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    """Write `models/catalog_table.py`."""
+    lines = [_line(family, name) for family in FAMILIES for name in _announced(family)]
+    text = _HEAD + "".join(f"{line}\n" for line in lines) + '"""\n'
+    Path(__file__).with_name("catalog_table.py").write_text(text, encoding="utf-8")
 
 
-def _names() -> Iterator[tuple[str, str]]:
-    for family, names in (
-        ("seed_cnn", seed_cnn.NAMES),
-        ("resnet_cifar", resnet_cifar.NAMES),
-        ("wide_resnet", wide_resnet.NAMES),
-        ("torchvision_zoo", torchvision_zoo.names()),
-    ):
-        yield from ((family, name) for name in names)
+def _announced(family: Family) -> Iterator[str]:
+    for name in family.names():
+        sys.stdout.write(f"{name}\n")
+        yield name
 
 
-def describe(family: str, name: str) -> dict[str, Any]:
-    """The catalogue's row of one network, from the network itself."""
-    channels, height, width = FAMILIES[family].native_input(name)
-    network = on_meta(family, name, image_size=height, channels=channels)
-    return {
-        "name": name,
-        "family": family,
-        "input": f"{channels}x{height}x{width}",
-        "parameters": parameters(network),
-        "macs": multiply_adds(network, channels=channels, image_size=height),
-        "smallest": smallest(family, name),
-        "stages": " ".join(_stages(family, name, network, side=height)),
-    }
+def _line(family: Family, name: str) -> str:
+    traits = family.traits(name)
+    channels, side, _ = traits.input
+    with torch.device("meta"):
+        network = family.build(name, classes=_CLASSES, image_size=side, channels=channels)
+    columns = (
+        name,
+        traits.family,
+        f"{channels}x{side}",
+        parameters(network),
+        multiply_adds(network, channels=channels, image_size=side),
+        _smallest(family, name, native=side),
+        "+" if traits.small_input else "-",
+        shortened(traits.stages),
+    )
+    return " ".join(str(column) for column in columns)
 
 
-def on_meta(family: str, name: str, *, image_size: int, channels: int = 3) -> nn.Module:
-    """The network's shapes, without memory for its weights."""
-    with _NothingDrawn():
-        network = FAMILIES[family].build(name, classes=_CLASSES, image_size=image_size, channels=channels)
-    return network.to("meta")
+def _smallest(family: Family, name: str, *, native: int) -> int:
+    return next(side for side in range(_FEWEST_PIXELS, native + 1) if _works(family, name, side=side))
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves weights unwritten: memory that nobody writes to is never taken, however large the network.
-
-    The meta device itself will not do, because the RegNets compute their widths with tensors while they are built.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.erfinv_, Tensor.clamp_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+def _works(family: Family, name: str, *, side: int) -> bool:
+    try:
+        with torch.device("meta"):
+            network = family.build(name, classes=_CLASSES, image_size=side, channels=3)
+        multiply_adds(network, channels=3, image_size=side)
+    except (InvalidRequest, RuntimeError):  # RuntimeError: a layer is left without a pixel
+        return False
+    return True
 
 
-def smallest(family: str, name: str) -> int:
-    """The least of the tried sides at which a training batch goes through; one with fixed windows keeps its own."""
-    if name in torchvision_zoo.FIXED_WINDOWS:
-        return FAMILIES[family].native_input(name)[1]
-    for side in _SIDES:
-        try:
-            on_meta(family, name, image_size=side).train()(torch.empty(2, 3, side, side, device="meta"))
-        except (RuntimeError, ValueError, InvalidRequest):
-            continue
-        return side
-    raise AssertionError(f"{name} reads no image at all.")
-
-
-def _stages(family: str, name: str, network: nn.Module, *, side: int) -> tuple[str, ...]:
-    if family == "torchvision_zoo":
-        return torchvision_zoo.stages_of(network, image=torch.empty(1, 3, side, side, device="meta"))
-    own: Any = FAMILIES[family]
-    return tuple(own.stages(name))
+def shortened(paths: tuple[str, ...]) -> str:
+    """`layer{1,2}` for `layer1` and `layer2`; the opposite of what the catalogue does on reading."""
+    start = 0
+    while len({path[: start + 1] for path in paths}) == 1 and start < min(len(path) for path in paths) - 1:
+        start += 1
+    return f"{paths[0][:start]}{{{','.join(path[start:] for path in paths)}}}"
 
 
 if __name__ == "__main__":
