@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from app.estimate import known_images
+from app.estimate import known_images, known_side
 from distillery.errors import FieldProblem, InvalidSpec, UnknownName
 from distillery.spec import JobSpec
 from distillery.spec.objectives import SoftTargetsTerm
@@ -23,7 +23,7 @@ def check(spec: JobSpec, database: Database) -> None:
         InvalidSpec: with a pointer and a hint for each fault.
         Unavailable: the database is out of reach.
     """
-    problems = [*_unknown_names(spec), *_foreign_weights(spec), *_missing_teacher(spec, database)]
+    problems = [*_networks(spec), *_foreign_weights(spec), *_missing_teacher(spec, database)]
     if problems:
         raise InvalidSpec(problems)
 
@@ -33,12 +33,21 @@ def warnings_about(spec: JobSpec) -> tuple[str, ...]:
     return (*_about_networks(spec), *_about_method(spec), *_about_training(spec), *_about_data(spec))
 
 
-def _unknown_names(spec: JobSpec) -> Iterator[FieldProblem]:
+def _networks(spec: JobSpec) -> Iterator[FieldProblem]:
     for role, name in (("teacher", spec.teacher.architecture), ("student", spec.student.architecture)):
         try:
-            catalog.find(name)
+            row = catalog.find(name, pointer=f"/{role}/architecture")
         except UnknownName as error:
-            yield FieldProblem(f"/{role}/architecture", error.code, error.detail, error.hint)
+            yield from error.problems
+        else:
+            yield from _too_small_images(spec, row)
+
+
+def _too_small_images(spec: JobSpec, row: catalog.Row) -> Iterator[FieldProblem]:
+    side = known_side(spec)
+    if side is not None and side < row.smallest:
+        detail = f"{row.name} cannot take images of {side}x{side} pixels."
+        yield FieldProblem("/dataset/image_size", "IMAGES_TOO_SMALL", detail, f"Use {row.smallest} or more.")
 
 
 def _foreign_weights(spec: JobSpec) -> Iterator[FieldProblem]:
@@ -69,9 +78,9 @@ def _about_networks(spec: JobSpec) -> Iterator[str]:
             f"({teacher.name}, {teacher.parameters:,}): distilling it saves nothing."
         )
     for role, row in (("teacher", teacher), ("student", student)):
-        size, native = spec.dataset.image_size, row.input[1]
-        if size is not None and size < native and not row.small_input:
-            yield f"The {role} {row.name} was made for {native} pixels and more; at {size} its accuracy suffers."
+        side, native = known_side(spec), row.input[1]
+        if side is not None and side < native and not row.small_input:
+            yield f"The {role} {row.name} was made for {native} pixels; at {side} its accuracy suffers."
 
 
 def _about_method(spec: JobSpec) -> Iterator[str]:

@@ -4,11 +4,21 @@ import math
 from dataclasses import dataclass
 
 from distillery.spec import JobSpec
-from distillery.spec.dataset import DigitsData, NamedData
+from distillery.spec.dataset import DigitsData, NamedData, TorchvisionData
 from distillery.views import Estimate, Interval
 from models import catalog
 
 DIGITS_IMAGES, DIGITS_SIDE = 1797, 8
+TORCHVISION_SIZES: dict[str, tuple[int, int, int]] = {
+    "CIFAR10": (50_000, 10_000, 32),
+    "CIFAR100": (50_000, 10_000, 32),
+    "MNIST": (60_000, 10_000, 28),
+    "FashionMNIST": (60_000, 10_000, 28),
+    "KMNIST": (60_000, 10_000, 28),
+    "SVHN": (73_257, 26_032, 32),
+    "STL10": (5_000, 8_000, 96),
+}
+"""Training images, test images, and side in pixels."""
 FASTEST, SLOWEST = 2e12, 5e9
 """Multiply-adds a second that one may get: a large accelerator in bf16, one busy core in fp32."""
 FASTEST_STEP_SECONDS, SLOWEST_STEP_SECONDS = 0.002, 0.1
@@ -27,19 +37,31 @@ _FORWARD_BACKWARD = 3
 
 @dataclass(frozen=True)
 class Images:
-    """Sizes of the splits."""
+    """Sizes of the splits, and the side of the images in pixels before any resizing."""
 
     train: int
     held_back: int
+    side: int
 
 
 def known_images(spec: JobSpec) -> Images | None:
-    """The sizes of the splits, where they are known without reading the data: for the digits of scikit-learn."""
+    """What is known of the data without reading it: for the digits of scikit-learn and torchvision's data sets."""
     data = spec.dataset
-    if not (isinstance(data, DigitsData) or (isinstance(data, NamedData) and data.name == "digits")):
+    if isinstance(data, DigitsData) or (isinstance(data, NamedData) and data.name == "digits"):
+        whole, test, side = DIGITS_IMAGES * (1 - data.test), DIGITS_IMAGES * data.test, DIGITS_SIDE
+    elif isinstance(data, TorchvisionData):
+        whole, test, side = TORCHVISION_SIZES[data.name]
+    else:
         return None
-    train = math.ceil(DIGITS_IMAGES * (1 - data.test) * (1 - data.validation))
-    return Images(train=min(train, data.limit or train), held_back=DIGITS_IMAGES - train)
+    train = math.ceil(whole * (1 - data.validation))
+    held_back = math.floor(whole + test) - train
+    return Images(train=min(train, data.limit or train), held_back=held_back, side=side)
+
+
+def known_side(spec: JobSpec) -> int | None:
+    """Side in pixels of the images that the networks will see, where it is known without reading the data."""
+    images = known_images(spec)
+    return spec.dataset.image_size or (images.side if images else None)
 
 
 def estimate(spec: JobSpec) -> Estimate:
@@ -48,7 +70,7 @@ def estimate(spec: JobSpec) -> Estimate:
     images = known_images(spec)
     if images is None:
         notes.append("The time is not known: how many images there are, only the worker can see.")
-    if spec.dataset.image_size is None and images is None:
+    if known_side(spec) is None:
         notes.append("The size of the images is not known; memory is told for the student's native input.")
     notes.append("Parameters and multiply-adds are those for ten classes.")
     return Estimate(
@@ -62,9 +84,7 @@ def estimate(spec: JobSpec) -> Estimate:
 def _macs(spec: JobSpec, name: str) -> float:
     """Multiply-adds of one image, scaled from the native input by area."""
     row = catalog.find(name)
-    default = DIGITS_SIDE if known_images(spec) else row.input[1]
-    side = spec.dataset.image_size or default
-    return float(row.macs) * (side / row.input[1]) ** 2
+    return float(row.macs) * ((known_side(spec) or row.input[1]) / row.input[1]) ** 2
 
 
 def _seconds(spec: JobSpec, images: Images) -> Interval:

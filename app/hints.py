@@ -1,12 +1,13 @@
 """Telling the workers that a row waits, once it is committed. Only a hint: who misses it finds the row anyway."""
 
-from typing import Any
+import logging
 
+from app.log import facts
 from app.service import Service
 from distillery.errors import Unavailable
 
 
-def send(service: Service, claimable_id: str, *, queue: str, log: Any) -> None:
+def send(service: Service, claimable_id: str, *, queue: str, log: logging.Logger) -> None:
     """Publish the hint; when the broker is away, say so in the log and leave it to the outbox."""
     if service.config.redis_url is None:
         return
@@ -15,4 +16,4 @@ def send(service: Service, claimable_id: str, *, queue: str, log: Any) -> None:
     try:
         enqueue(claimable_id, queue=queue, redis_url=service.config.redis_url)
     except Unavailable as error:
-        log.warning("hint not sent", id=claimable_id, reason=error.detail)
+        log.warning("hint not sent", extra=facts(id=claimable_id, reason=error.detail))

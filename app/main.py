@@ -14,7 +14,8 @@ from fastapi.routing import APIRoute
 from app import errors, openapi
 from app.auth import KeyCheck
 from app.limits import BodyLimits
-from app.observe import Observe, RequestMeter, json_log
+from app.log import json_log
+from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
 from app.routes import catalogues, events, files, health, jobs, latency, metrics, models
 from app.service import open_service

@@ -1,17 +1,16 @@
 """The outermost door: a trace id for every request, one log line, counters, and the answer to what nobody foresaw."""
 
+import logging
 import re
 import secrets
-import sys
 import time
-from typing import Any
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import problem
+from app.log import facts
 
 TRACE_HEADER = "X-Request-Id"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
@@ -19,19 +18,6 @@ QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _TRACE_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _GONE = 499
 """Recorded when the client left before the first byte of the answer."""
-
-
-def json_log() -> Any:
-    """A logger that writes one JSON object a line to standard error. It is handed no bodies, queries or headers."""
-    return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
 
 
 class RequestMeter:
@@ -58,7 +44,7 @@ class RequestMeter:
 class Observe:
     """Wraps the whole application."""
 
-    def __init__(self, app: ASGIApp, *, log: Any, meter: RequestMeter) -> None:
+    def __init__(self, app: ASGIApp, *, log: logging.Logger, meter: RequestMeter) -> None:
         self._app = app
         self._log = log
         self._meter = meter
@@ -73,7 +59,7 @@ class Observe:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as error:  # the last door: whatever it is, the client gets a problem and the log the cause
-            self._log.exception("request failed", trace_id=trace_id, error=type(error).__name__)
+            self._log.exception("request failed", extra=facts(trace_id=trace_id, error=type(error).__name__))
             if answer.status:
                 raise
             detail = "The service failed in a way that was not foreseen; its log tells more under this trace_id."
@@ -89,9 +75,8 @@ class Observe:
         self._meter.record(method=method, route=route, status=status, seconds=answer.first_byte_seconds)
         if scope["path"] not in QUIET:
             milliseconds = round(answer.first_byte_seconds * 1000, 1)
-            self._log.info(
-                "request", method=method, route=route, status=status, milliseconds=milliseconds, trace_id=trace_id
-            )
+            told = facts(method=method, route=route, status=status, milliseconds=milliseconds, trace_id=trace_id)
+            self._log.info("request", extra=told)
 
 
 class _Answer:

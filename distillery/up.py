@@ -27,7 +27,7 @@ WORKER_MARGIN_SECONDS = 15.0
 """Beyond the trainer's save budget: the supervisor of the trainer stores what was saved and lets go of the job."""
 _SAVE_BUDGET_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
-_START_TRIES = 2
+_START_TRIES = 1
 _ROOT = Path(__file__).resolve().parents[1]
 _SERVICE_NEEDS = ("alembic", "fastapi", "obstore", "sqlalchemy", "uvicorn")
 _WORKER_NEEDS = ("numpy", "onnxruntime", "safetensors", "torch", "torchvision")

@@ -1,6 +1,6 @@
 """Checkpoint files that are whole or absent: temporary file, fsync, rename, sha256.
 
-A folder has one writer at a time, so that what an earlier, killed writer left half-written can be swept away.
+What a killed writer left half-written is swept away by the next one that writes into the same folder.
 """
 
 import errno
@@ -80,8 +80,9 @@ def written_whole(path: Path, *, expected_bytes: int = 0) -> Iterator[HashingWri
         StorageFull: there is no room. What lay at `path` before is untouched, and nothing half-written is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".*{_PARTIAL}"):
-        stale.unlink(missing_ok=True)
+    for partial in path.parent.glob(f".*{_PARTIAL}"):
+        if not _has_a_writer(partial):
+            partial.unlink(missing_ok=True)
     _check_space(path, needed=expected_bytes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
@@ -137,6 +138,18 @@ def _failures_explained(writer: HashingWriter, path: Path) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
             raise _full(path, f"it broke off after {writer.size_bytes:,} bytes") from error
         raise cause from (None if cause is error else error)
+
+
+def _has_a_writer(partial: Path) -> bool:
+    """Whether the process whose number the temporary file bears is alive."""
+    number = partial.name.removesuffix(_PARTIAL).rpartition(".")[2]
+    try:
+        os.kill(int(number), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _check_space(path: Path, *, needed: int) -> None:

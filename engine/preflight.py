@@ -12,7 +12,6 @@ from engine.precision import Precision, autocast, resolve_device, resolve_precis
 
 FEW_TEST_IMAGES = 300
 """Below this the interval around an accuracy of 90 % is wider than 3 points to either side."""
-FLOOR_CAP = 0.9
 _SAMPLES = 2
 
 
@@ -156,8 +155,8 @@ def check_forward(
 
 
 def floor(*, classes: int, minimum: float | None = None) -> float:
-    """The validation accuracy that a teacher must reach: `minimum`, else twice that of guessing, at most 0.9."""
-    return minimum if minimum is not None else min(2 / classes, FLOOR_CAP)
+    """The validation accuracy a teacher must reach: `minimum`, else twice that of guessing, at most halfway to 1."""
+    return minimum if minimum is not None else min(2 / classes, (1 + 1 / classes) / 2)
 
 
 def teacher_floor(accuracy: float, *, classes: int, minimum: float | None = None) -> None:

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-_BATCH_NORM = torch.ops.aten.native_batch_norm
+_NORMS = (torch.ops.aten.native_batch_norm, torch.ops.aten.native_layer_norm)
 
 
 def parameters(network: nn.Module) -> int:
@@ -30,14 +30,22 @@ def multiply_adds(network: nn.Module, *, channels: int, image_size: int) -> int:
     products = _Products()
     try:
         # Tensors made in inference mode would hide the products inside a linear layer.
-        with torch.inference_mode(False), torch.no_grad(), products:
+        with torch.inference_mode(False), torch.no_grad():
             held = chain(network.named_parameters(), network.named_buffers())
-            shapes = {name: torch.empty_like(each, device="meta") for name, each in held}
-            functional_call(network, shapes, (torch.empty(1, channels, image_size, image_size, device="meta"),))
+            shapes = {name: _empty(each) for name, each in held}
+            image = torch.empty(1, channels, image_size, image_size, device="meta")
+            with products:
+                functional_call(network, shapes, (image,))
     finally:
         for module in training:
             module.training = True
     return products.flops // 2  # an addition and a multiplication each
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """Its shape, without data; in full precision, so that a network in bf16 takes the same image."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hooks unannotated
@@ -48,7 +56,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket is _BATCH_NORM:
+        if func.overloadpacket in _NORMS:
             return _unchanged(args[0])
         result = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
@@ -58,9 +66,9 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
 
 def _unchanged(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What batch norm would give: the shape it got, and mean and deviation, which nobody reads.
+    """What a norm would give: the shape it got, and mean and deviation, which nobody reads.
 
-    Without data PyTorch would take it apart in Python, which is nine tenths of the time a count takes.
+    Without data PyTorch would take it apart in Python, which is most of the time that a count takes.
     """
     nothing = maps.new_empty(0)
-    return torch.empty_like(maps), nothing, nothing
+    return maps.new_empty(maps.shape), nothing, nothing

@@ -25,6 +25,8 @@ from worker.recorder import Recorder
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.1
+_GATHER_SECONDS = 0.1
+"""What is told within this time is recorded at once: fewer transactions, and others come to SQLite's one lock."""
 _RETRY_SECONDS = 0.2
 _PATIENCE_SECONDS = 300.0
 """With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
@@ -159,6 +161,7 @@ class Attempt:
             while not child.ended:
                 self._attend()
                 recorder.record([parse(line) for line in child.read(timeout=_LOOK_SECONDS)])
+                time.sleep(0 if child.ended else _GATHER_SECONDS)
         except BaseException:
             child.kill()
             raise

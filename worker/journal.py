@@ -8,6 +8,7 @@ from typing import Any
 
 from distillery.errors import CorruptFile
 from distillery.spec import JobSpec
+from distillery.spec.training import TeacherTraining
 from distillery.views import PhaseName, Progress
 from engine import checkpoint
 from engine.loop import Stopped, Trained
@@ -142,10 +143,17 @@ class PhaseObserver:
         self.journal.teller.tell(Progressed(step=self.journal.step(step), progress=progress))
 
     @property
+    def _own(self) -> TeacherTraining | None:
+        """What the teacher's training sets for itself, while it runs."""
+        return self.journal.spec.teacher.train if self.journal.phase == "teaching" else None
+
+    @property
     def _batch_size(self) -> int:
-        spec = self.journal.spec
-        own = spec.teacher.train.batch_size if self.journal.phase == "teaching" and spec.teacher.train else None
-        return own or spec.training.batch_size
+        return (self._own and self._own.batch_size) or self.journal.spec.training.batch_size
+
+    @property
+    def _epochs(self) -> int:
+        return self._own.epochs if self._own else self.journal.spec.training.epochs
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Pass on metric values under `phase/key`."""
@@ -153,8 +161,9 @@ class PhaseObserver:
         self.journal.teller.tell(Measured(step=step, values=named))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        """Save the whole study with this loop state."""
-        self.journal.save(state, inside=int(state["step"]))
+        """Save the whole study with this loop state; after the last epoch, `Journal.finish` does that instead."""
+        if state["epoch"] < self._epochs:
+            self.journal.save(state, inside=int(state["step"]))
 
     def stop_requested(self) -> bool:
         """Whether the trainer was asked to save and leave."""

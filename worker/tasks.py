@@ -66,20 +66,23 @@ class Service:
     programs: Programs
     shutting_down: SharedFlag = field(default_factory=SharedFlag)
     maintenance: Maintenance | None = None
+    main_process: int = field(default_factory=os.getpid)
     _opened: dict[int, tuple[Database, Artifacts]] = field(default_factory=dict)
 
     def opened(self) -> tuple[Database, Artifacts]:
         """The database and the artifacts of this process."""
         process = os.getpid()
-        if process not in self._opened:
-            self._opened = {process: (Database(self.config.database_url), Artifacts(self.config.artifacts_url))}
+        if process not in self._opened:  # those of the parent stay referenced: closing them here would close them there
+            self._opened[process] = (Database(self.config.database_url), Artifacts(self.config.artifacts_url))
         return self._opened[process]
 
     def distil(self, queues: tuple[str, ...]) -> None:
         """Claim and run the waiting job of highest priority, if there is one."""
         database, artifacts = self.opened()
         stop = EitherStop(self.shutting_down)
-        with _told_by_sigterm(stop.told), _logged():
+        # With the pool `solo` this is Celery's main process, whose own handler of SIGTERM does the right thing.
+        in_pool = os.getpid() != self.main_process
+        with _told_by_sigterm(stop.told) if in_pool else contextlib.nullcontext(), _logged():
             run_one(
                 database,
                 artifacts,
@@ -153,23 +156,16 @@ def _logged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told_by_sigterm(told: threading.Event) -> Iterator[None]:
-    """In a pool process SIGTERM would cut the attempt short; some service managers send it to every process.
-
-    With the pool `solo` the job runs in Celery's main process, whose own handler does the right thing already.
-    """
+    """In a pool process SIGTERM would cut the attempt short, and some service managers send it to every process."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         told.set()
 
-    ours = signal.getsignal(signal.SIGTERM)
-    if getattr(ours, "__name__", "") == "worker_warm":
-        yield
-        return
-    signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, ours)
+        signal.signal(signal.SIGTERM, before)
 
 
 def __getattr__(name: str) -> Any:

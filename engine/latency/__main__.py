@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.latency.compare import Contestant, compare, repeat_command
-from engine.weights import load_safetensors
+from engine.weights import load_safetensors, read_metadata
 from models import build
 
 
@@ -48,6 +49,7 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
     job = _job(arguments.job, threads=arguments.threads)
     dataset = load(job.dataset, data_root=arguments.data_root)
     _demand_same_data(job, dataset)
+    dataset = _normalised_as(arguments.student, dataset)
     report = compare(
         _contestant(job.teacher.architecture, arguments.teacher, dataset=dataset),
         student=_contestant(job.student.architecture, arguments.student, dataset=dataset),
@@ -105,6 +107,14 @@ def _demand_same_data(job: JobSpec, dataset: Dataset) -> None:
             hint="Point the spec at the same data, or take 'data_sha256' out of 'provenance'.",
             pointer="/provenance/data_sha256",
         )
+
+
+def _normalised_as(weights: Path, dataset: Dataset) -> Dataset:
+    """The data under the normalisation that the student was trained with, which may be its teacher's."""
+    told = read_metadata(weights)
+    mean = tuple(json.loads(told["mean"])) if "mean" in told else dataset.mean
+    std = tuple(json.loads(told["std"])) if "std" in told else dataset.std
+    return replace(dataset, mean=mean, std=std)
 
 
 def _contestant(architecture: str, weights: Path, *, dataset: Dataset) -> Contestant:

@@ -1,12 +1,13 @@
 """Warnings and estimates: what is allowed and seldom meant, and what a job may take."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from app.checks import warnings_about
-from app.estimate import estimate, known_images
+from app.estimate import TORCHVISION_SIZES, estimate, known_images
 from distillery.spec import parse, resolve
+from distillery.spec.dataset import TorchvisionData
 from distillery.views import Interval
 
 SPEC: dict[str, Any] = {
@@ -51,11 +52,8 @@ def test_an_ordinary_spec_is_not_warned_of() -> None:
         ),
         ({"method": {"objective": [{"term": "soft_targets", "temperature": 1}]}}, "temperature 1"),
         (
-            {
-                "dataset": FOLDER | {"image_size": 32},
-                "teacher": {"architecture": "torchvision/resnet50", "train": {"epochs": 1}},
-            },
-            "made for 224 pixels",
+            {"dataset": FOLDER | {"image_size": 96}, "teacher": taught("torchvision/inception_v3")},
+            "made for 299 pixels",
         ),
         ({"training": {"epochs": 3, "schedule": {"name": "cosine", "warmup_epochs": 3}}}, "full learning rate"),
         ({"training": {"optimizer": {"name": "adamw", "lr": 0.1}}}, "mostly diverges"),
@@ -75,9 +73,10 @@ def test_what_is_seldom_meant_is_warned_of(changes: dict[str, Any], warning: str
         ({"kind": "digits"}, 1294),
         ({"kind": "digits", "test": 0.5, "validation": 0.5}, 450),
         ({"kind": "digits", "limit": 100}, 100),
+        ({"kind": "torchvision", "name": "CIFAR10", "root": "x"}, 45_000),
     ],
 )
-def test_the_digits_are_counted_without_reading_them(dataset: dict[str, Any], train: int) -> None:
+def test_what_is_known_of_the_data_is_counted_without_reading_it(dataset: dict[str, Any], train: int) -> None:
     images = known_images(parse(SPEC | {"dataset": dataset}))
     assert images is not None
     assert images.train == train
@@ -113,3 +112,7 @@ def test_memory_and_artifacts_are_estimated_for_any_data() -> None:
     assert 620_362 * 4 <= told.artifact_bytes.low < told.artifact_bytes.high
     larger = estimate(resolve(parse(SPEC | {"dataset": FOLDER, "training": {"batch_size": 8192}})))
     assert larger.memory_bytes.high > told.memory_bytes.high
+
+
+def test_every_torchvision_data_set_is_known() -> None:
+    assert set(TORCHVISION_SIZES) == set(get_args(TorchvisionData.model_fields["name"].annotation))

@@ -133,6 +133,12 @@ BAD_SPECS = [
         "VALUE_ERROR",
         "Give one a weight.",
     ),
+    (
+        changed("/student/architecture", "torchvision/alexnet"),
+        "/dataset/image_size",
+        "IMAGES_TOO_SMALL",
+        "or more",
+    ),
     # references
     (
         changed("/teacher", {"architecture": "seed_teacher", "job": "job_1"}),

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from app import errors as app_errors
 from app.limits import MAX_JSON_BYTES, BodyLimits
-from app.observe import Observe, RequestMeter, json_log
+from app.log import json_log
+from app.observe import Observe, RequestMeter
 from distillery import errors
 from distillery.views import Problem
 
@@ -46,7 +47,7 @@ def problem_in(answer: bytes) -> Problem:
 )
 def test_without_the_key_nothing_is_served(locked: Any, check_problem: Any, header: str | None) -> None:
     with httpx.Client(base_url=locked.url) as stranger:
-        headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+        headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
         for path in ("/v1/jobs", "/metrics", "/openapi.json", "/nothing"):
             answer = stranger.get(path, headers=headers)
             check_problem(answer, 401, "UNAUTHORIZED")

@@ -48,7 +48,8 @@ def test_artifacts_and_checkpoints_are_listed_with_digests_and_addresses_that_wo
     assert artifacts.data[1].sha256 == SHA256
     checkpoints = Page[Checkpoint].model_validate_json(live.http.get(f"/v1/jobs/{job_id}/checkpoints").content)
     assert [entry.id for entry in checkpoints.data] == [checkpoint_id]
-    for entry in (*artifacts.data, *checkpoints.data):
+    every: list[Any] = [*artifacts.data, *checkpoints.data]
+    for entry in every:
         answer = live.http.get(entry.url)
         assert answer.status_code == 200
         assert hashlib.sha256(answer.content).hexdigest() == entry.sha256

@@ -58,7 +58,5 @@ def test_every_route_is_in_the_document(live: Any) -> None:
     for route in live.app.state.routes:
         if route.include_in_schema:
             assert {method.lower() for method in route.methods} <= set(described[route.path])
-    hidden = {(route.path, *route.methods) for route in live.app.state.routes if not route.include_in_schema}
-    assert all(
-        methods == ("HEAD",) for path, *methods in hidden if path != "/openapi.json" for methods in [tuple(methods)]
-    )
+    hidden = [route for route in live.app.state.routes if not route.include_in_schema]
+    assert {route.path for route in hidden if route.methods != {"HEAD"}} == {"/openapi.json"}

@@ -13,6 +13,9 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
+from app.main import create_app
+from distillery.errors import InvalidRequest
+
 SPEC: dict[str, Any] = {
     "dataset": {"name": "digits"},
     "teacher": {"architecture": "seed_teacher", "train": {"epochs": 2}},
@@ -95,9 +98,8 @@ def _streaming(process: Process) -> bool:
     return 'route="/v1/jobs/{job_id}/events"' in httpx.get(f"{process.url}/metrics").text
 
 
-def test_a_service_without_its_addresses_says_what_to_set() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
-    command = [sys.executable, "-c", "from app.main import create_app; create_app()"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ran.returncode != 0
-    assert "DISTILLERY_DATABASE_URL is not set" in ran.stderr
+def test_a_service_without_its_addresses_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISTILLERY_DATABASE_URL", "DISTILLERY_ARTIFACTS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InvalidRequest, match="DISTILLERY_DATABASE_URL is not set"):
+        create_app()

@@ -51,10 +51,21 @@ def test_a_channels_last_tensor_keeps_its_layout(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path):
-    stale = tmp_path / ".step-3.ckpt.4711.partial"
-    stale.write_bytes(b"half")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".step-3.ckpt.{ended.pid}.partial").write_bytes(b"half")
+    (tmp_path / ".step-4.ckpt.partial").write_bytes(b"half")
     checkpoint.save(STATE, tmp_path / "step-7.ckpt")
     assert names(tmp_path) == ["step-7.ckpt"]
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
+    with checkpoint.written_whole(tmp_path / "slow") as slow:
+        slow.write(b"wh")
+        checkpoint.save(STATE, tmp_path / "step-7.ckpt")
+        slow.write(b"ole")
+    assert names(tmp_path) == ["slow", "step-7.ckpt"]
+    assert (tmp_path / "slow").read_bytes() == b"whole"
 
 
 def test_the_temporary_file_lies_in_the_same_folder(tmp_path):

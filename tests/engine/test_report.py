@@ -126,7 +126,8 @@ def test_a_clear_loss_is_said_not_to_have_helped_and_warned_about() -> None:
     assert "6.7 points less than without its teacher" in report.summary
     assert report.gap_closed == pytest.approx(-1.0)
     assert any(
-        "worse than the same student trained without the teacher: -6.7 points" in each for each in report.warnings
+        "worse than the same student trained without the teacher: \N{MINUS SIGN}6.7 points" in each
+        for each in report.warnings
     )
 
 

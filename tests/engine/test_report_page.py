@@ -6,7 +6,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from distillery.report import Curve, Disagreement, Estimated, Quality, Report
+from distillery.report import (
+    Curve,
+    Disagreement,
+    Estimated,
+    LatencyComparison,
+    LatencyReport,
+    LatencyRow,
+    Percentile,
+    Quality,
+    Report,
+)  # fmt: skip
 from engine import figures, plots
 from engine.report_page import MOST_CLASSES, render
 
@@ -47,6 +57,32 @@ def _report(
         curves=drawn if curves else (), latency=None, dataset={"name": name, "test_images": 360, "notes": [name]},
         environment={"cpu": name, "versions": {"torch": "2"}, "memory_bytes": 25_000_000_000},
         spec={"name": name, "labels": {"a": name}},
+    )  # fmt: skip
+
+
+def _latency(*devices: str) -> LatencyReport:
+    def row(model: str, device: str, seconds: float) -> LatencyRow:
+        told = Percentile(seconds=seconds, low=0.9 * seconds, high=1.1 * seconds)
+        return LatencyRow(
+            model=model, runtime="eager", device=device, batch_size=8, threads=1, n=270, p50=told, p90=told, p95=told,
+            p99=Percentile(seconds=None, reason="270 calls; a 95 % interval for p99 needs 368."), mean_seconds=seconds,
+            stdev_seconds=seconds, images_per_second=8 / seconds, parameters=1, macs=1, file_bytes=1_500_000,
+            peak_memory_bytes=None, cold_start_seconds=1.5, warmup_calls=1, warmup_steady=False, accuracy=0.9,
+            agreement=1.0,
+        )  # fmt: skip
+
+    return LatencyReport(
+        protocol="p", environment={}, teacher_sha256="a", student_sha256="b", repeat_with="repeat <this>",
+        notes=("a general note",),
+        comparisons=tuple(
+            LatencyComparison(
+                runtime="eager", device=device, batch_size=8, threads=1, rounds=30, verdict="faster",
+                speedup=Estimated(value=4.0, low=3.9, high=4.1), control=Estimated(value=1, low=0.99, high=1.01),
+                rows=(row("teacher", device, 0.0123456), row("student", device, 0.003)),
+                notes=("one note.", "two notes."),
+            )
+            for device in devices
+        ),
     )  # fmt: skip
 
 
@@ -94,14 +130,16 @@ def test_a_thumbnail_that_is_no_png_is_left_out() -> None:
 
 
 def test_every_plot_is_well_formed_and_named_for_those_who_cannot_see_it() -> None:
-    page = render(_report(classes=("a&b", "c<d")))
+    page = render(_report(classes=("a&b", "c<d")).model_copy(update={"latency": _latency("cpu")}))
     drawings = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
     named = [ElementTree.fromstring(each) for each in drawings if 'role="img"' in each]  # noqa: S314  # our own text
     assert [each.get("aria-label") for each in named] == [
         "Test accuracy with 95 % intervals",
+        "Difference in accuracy by class",
         "Validation accuracy",
         "Training loss",
-        "Difference in accuracy by class",
+        "Speed-up with 95 % intervals",
+        "Time of one call",
     ]
     assert not re.search(r"\bnan\b|\binf\b|None", "".join(drawings))
 
@@ -112,7 +150,7 @@ def test_a_report_without_curves_baseline_or_latency_still_makes_a_page() -> Non
     page = render(bare)
     assert "Gain from the teacher" not in page
     assert "<h2>Training</h2>" not in page
-    assert "minus that of the teacher" in page
+    assert "Student minus teacher, class by class" in page
 
 
 def test_of_many_classes_those_that_differ_most_are_shown() -> None:
@@ -125,6 +163,17 @@ def test_of_many_classes_those_that_differ_most_are_shown() -> None:
     assert f"The {100 - MOST_CLASSES} classes that differ least are left out." in page
     assert "class 99</text>" in page
     assert "class 0</text>" not in page
+
+
+def test_latency_is_told_with_units_reasons_and_notes() -> None:
+    page = render(_report().model_copy(update={"latency": _latency("cpu")}))
+    assert "12.346" in page
+    assert 'title="270 calls; a 95 % interval for p99 needs 368."' in page
+    assert "<b>eager, batch 8, cpu:</b> one note. two notes." in page
+    assert "a general note" in page
+    assert "repeat &lt;this&gt;" in page
+    assert "eager · 8<" in page
+    assert "eager · 8 · cuda<" in render(_report().model_copy(update={"latency": _latency("cpu", "cuda")}))
 
 
 @pytest.mark.parametrize(

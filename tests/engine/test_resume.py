@@ -73,8 +73,10 @@ def finished(attempt, listener, *, recipe, stops=()):
 
 def comparable(trained):
     curves = {name: curve for name, curve in trained.history.items() if name != "images_per_second"}
-    weights = {name: each.numpy().tobytes() for name, each in (*trained.best.items(), *trained.last.items())}
-    return curves, weights, trained.best_epoch, trained.best_validation, trained.last_validation, trained.steps
+    best, last = (
+        {name: each.numpy().tobytes() for name, each in weights.items()} for weights in (trained.best, trained.last)
+    )
+    return curves, best, last, trained.best_epoch, trained.best_validation, trained.last_validation, trained.steps
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -45,17 +45,18 @@ def test_it_answers_in_evaluation_mode(small_network, batch):
     assert torch.equal(first, second)
 
 
-def told_to_train(teacher):
-    parents = nn.ModuleList([teacher]), nn.ModuleList([teacher.network])
-    for parent in parents:
-        parent.train()
-    teacher.train()
+WAYS_TO_TELL_IT_TO_TRAIN = {
+    "itself": lambda teacher: teacher,
+    "a parent": lambda teacher: nn.ModuleList([teacher]),
+    "a parent of the network": lambda teacher: nn.ModuleList([teacher.network]),
+}
 
 
-def test_no_parent_flips_it_into_training_mode(small_network, batch):
+@pytest.mark.parametrize("way", WAYS_TO_TELL_IT_TO_TRAIN)
+def test_nothing_flips_it_into_training_mode(small_network, batch, way):
     teacher = FrozenTeacher(small_network())
     before, expected = teacher.state_sha256(), teacher.knowledge(batch).logits
-    told_to_train(teacher)
+    WAYS_TO_TELL_IT_TO_TRAIN[way](teacher).train()
     assert torch.equal(teacher.knowledge(batch).logits, expected)
     assert not any(module.training for module in teacher.modules())
     assert teacher.state_sha256() == before

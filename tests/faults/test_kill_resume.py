@@ -5,8 +5,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from sklearn.datasets import load_digits
 
 from distillery import spec as specs
 from distillery.views import Job
@@ -16,12 +18,11 @@ from store.config import LeaseConfig
 from store.db import Database
 from worker.attempt import run_one
 
-KILLS = 3
+KILLS = 2
 TOTAL_STEPS = 30
 _PATIENCE_SECONDS = 120.0
 _LEASE = LeaseConfig(lease_seconds=60, heartbeat_seconds=0.5, backoff_seconds=(0.0,))
 _SPEC = {
-    "dataset": {"kind": "digits", "limit": 400, "augment": ["crop"]},
     "teacher": {"architecture": "seed_student", "train": {"epochs": 2}, "minimum_accuracy": 0},
     "student": {"architecture": "seed_student"},
     "training": {
@@ -37,16 +38,17 @@ _SPEC = {
 class Bench:
     def __init__(self, url: str, folder: Path) -> None:
         self.database, self.artifacts = Database(url), Artifacts(str(folder / "artifacts"))
-        self.work_root = folder / "working"
+        self.folder = folder
 
     def submit(self) -> str:
-        sent = specs.parse(_SPEC)
+        data = {"kind": "npz", "path": str(self.folder / "digits.npz"), "limit": 400, "augment": ["crop"]}
+        sent = specs.parse(_SPEC | {"dataset": data})
         with self.database.transaction() as session:
             return jobs.submit(session, sent=sent, resolved=specs.resolve(sent)).id
 
     def run_to_the_end(self) -> None:
         """As many attempts as it takes."""
-        options = {"worker": "here", "queues": ("default",), "lease": _LEASE, "work_root": self.work_root}
+        options = {"worker": "here", "queues": ("default",), "lease": _LEASE, "work_root": self.folder / "working"}
         while run_one(self.database, self.artifacts, stop=threading.Event(), **options):
             pass
 
@@ -77,6 +79,9 @@ def _kill_once_past(bench: Bench, job_id: str, *, attempt: int, step: int) -> No
 
 @pytest.fixture
 def bench(sqlite_url: str, tmp_path: Path) -> Bench:
+    digits = load_digits()
+    images = digits.images.astype(np.float64) * (255 / 16)
+    np.savez(tmp_path / "digits.npz", images=images.round().astype(np.uint8), labels=digits.target.astype(np.int64))
     return Bench(sqlite_url, tmp_path)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import build, count
 
@@ -65,11 +66,21 @@ def test_counting_leaves_weights_statistics_and_modes_alone() -> None:
     assert [module.training for module in network.modules()] == modes
 
 
-def test_the_count_is_the_same_inside_inference_mode() -> None:
-    network = build("torchvision/vit_b_32", classes=10, image_size=32, channels=3)
+@pytest.mark.parametrize("name", ["torchvision/swin_t", "torchvision/vit_b_32", "torchvision/resnet18"])
+def test_the_count_does_not_depend_on_inference_mode_or_precision(name: str) -> None:
+    with torch.device("meta"):
+        network = build(name, classes=10, image_size=32, channels=3)
     outside = count.multiply_adds(network, channels=3, image_size=32)
     with torch.inference_mode():
         assert count.multiply_adds(network, channels=3, image_size=32) == outside
+    assert count.multiply_adds(network.to(torch.bfloat16), channels=3, image_size=32) == outside
+
+
+def test_the_count_agrees_with_pytorchs_own_counter_over_a_real_forward() -> None:
+    network = build("torchvision/swin_t", classes=10, image_size=32, channels=3).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.randn(1, 3, 32, 32))
+    assert count.multiply_adds(network, channels=3, image_size=32) == counter.get_total_flops() // 2
 
 
 def test_shared_and_frozen_parameters_count_once() -> None:

@@ -10,7 +10,7 @@ from models import build, catalog, count
 
 ROWS = [row for row in catalog.ROWS if row.name.startswith("torchvision/")]
 FAMILIES = {row.family: row for row in sorted(ROWS, key=lambda row: -row.parameters)}
-ONE_OF_EACH = [pytest.param(row, id=row.name) for row in FAMILIES.values()]
+ONE_OF_EACH = tuple(FAMILIES.values())
 """The lightest of each family."""
 
 
@@ -18,7 +18,7 @@ def short(row: catalog.Row) -> str:
     return row.name.removeprefix("torchvision/")
 
 
-@pytest.mark.parametrize("row", ONE_OF_EACH)
+@pytest.mark.parametrize("row", ONE_OF_EACH, ids=short)
 def test_with_its_native_input_a_network_is_torchvisions_own(row: catalog.Row) -> None:
     weights = zoo.get_model_weights(short(row)).DEFAULT
     without_side_heads = {"aux_logits": False, "init_weights": True} if row.family in ("googlenet", "inception") else {}
@@ -39,7 +39,7 @@ def test_with_its_native_input_a_network_is_torchvisions_own(row: catalog.Row) -
         assert weights.meta["num_params"] == count.parameters(ours)
 
 
-@pytest.mark.parametrize("row", ONE_OF_EACH)
+@pytest.mark.parametrize("row", ONE_OF_EACH, ids=short)
 def test_the_smallest_image_and_one_channel_give_logits(row: catalog.Row) -> None:
     network = build(row.name, classes=3, image_size=row.smallest, channels=1).eval()
     images = torch.randn(2, 1, row.smallest, row.smallest)
@@ -50,7 +50,7 @@ def test_the_smallest_image_and_one_channel_give_logits(row: catalog.Row) -> Non
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.smallest > 4], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.smallest > 4], ids=short)
 def test_a_smaller_image_is_refused_with_the_smallest_workable_size(row: catalog.Row) -> None:
     with pytest.raises(InvalidRequest) as raised:
         build(row.name, classes=3, image_size=row.smallest - 1, channels=3)
@@ -65,7 +65,7 @@ def test_training_gives_one_tensor_too(row: catalog.Row) -> None:
     logits.sum().backward()
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.small_input], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ONE_OF_EACH if row.small_input], ids=short)
 def test_stages_can_be_tapped_in_the_form_for_small_images(row: catalog.Row) -> None:
     with torch.device("meta"):
         network = build(row.name, classes=5, image_size=32, channels=3)
@@ -93,9 +93,9 @@ def test_a_stem_for_other_channels_answers_as_widely_as_the_old_one() -> None:
     torch.manual_seed(0)
     spread = {}
     for channels in (1, 3, 12):
-        network = build("torchvision/vgg11", classes=2, image_size=32, channels=channels)
+        network = build("torchvision/squeezenet1_1", classes=2, image_size=96, channels=channels)
         with torch.inference_mode():
-            spread[channels] = float(network.get_submodule("features.0")(torch.randn(8, channels, 32, 32)).std())
+            spread[channels] = float(network.get_submodule("features.0")(torch.randn(8, channels, 96, 96)).std())
     assert spread[1] == pytest.approx(spread[3], rel=0.2)
     assert spread[12] == pytest.approx(spread[3], rel=0.2)
 
@@ -122,7 +122,6 @@ def test_the_patches_of_a_vit_shrink_with_the_image(name: str, side: int, tokens
 def test_the_windows_of_a_maxvit_fit_the_image(side: int, window: int) -> None:
     with torch.device("meta"):
         network = build("torchvision/maxvit_t", classes=10, image_size=side, channels=3)
-        assert network(torch.empty(1, 3, side, side)).shape == (1, 10)
     assert network.partition_size == window
 
 

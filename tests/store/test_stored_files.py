@@ -94,7 +94,7 @@ def test_a_later_attempt_replaces_an_artifact_and_its_file(shop: Any) -> None:
 
 def test_what_was_not_delivered_is_not_found(shop: Any) -> None:
     claim = shop.claimed()
-    with pytest.raises(NotFound, match="has delivered no file 'student.onnx'"):
+    with pytest.raises(NotFound, match=r"has delivered no file 'student\.onnx'"):
         shop.see(files.artifact, claim.id, "student.onnx")
     for view in (files.artifacts, files.checkpoints):
         with pytest.raises(NotFound, match="There is no job"):

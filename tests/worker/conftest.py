@@ -45,13 +45,14 @@ class Service:
         self.artifacts = Artifacts(str(self.folder / "artifacts"))
         self.work_root = self.folder / "working"
 
-    def spec(self, *, teacher: dict[str, Any] | None = None, **labels: str) -> specs.JobSpec:
+    def spec(self, *, teacher: dict[str, Any] | None = None, priority: int = 50, **labels: str) -> specs.JobSpec:
         return specs.parse(
             {
                 "dataset": {"name": "digits"},
                 "teacher": {"architecture": "seed_teacher", **(teacher or {"train": {"epochs": 1}})},
                 "student": {"architecture": "seed_student"},
-                "labels": {"trace": str(self.trace), **labels},
+                "resources": {"priority": priority},
+                "labels": {"trace": str(self.trace), "steps": "20", **labels},
             }
         )
 
@@ -98,6 +99,10 @@ class Service:
         content = b"".join(self.artifacts.stream(key, start=0, end=row.size_bytes))
         assert hashlib.sha256(content).hexdigest() == row.sha256
         return content
+
+    def go(self) -> None:
+        """Let trainers that hold go on."""
+        (self.folder / "go").touch()
 
     def loss_steps(self, job_id: str) -> list[int]:
         """The steps whose loss is recorded."""

@@ -110,7 +110,7 @@ class InThread:
 
 
 def test_a_cancel_keeps_the_last_checkpoint(service: Service) -> None:
-    job_id = service.submit(steps="100000", every="100000")
+    job_id = service.submit(every="100000", ending="hold", at="7")
     running = InThread(service)
     service.until_step(7)
     service.cancel(job_id)
@@ -125,7 +125,7 @@ def test_a_trainer_that_is_deaf_to_a_cancel_is_killed_when_its_time_is_over(
     embedded: Service, alive: Callable[[int], bool]
 ) -> None:
     embedded.lease = type(embedded.lease)(**vars(embedded.lease) | {"save_budget_seconds": 0.5})
-    job_id = embedded.submit(steps="100000", every="5", deaf="yes")
+    job_id = embedded.submit(every="5", ending="hold", at="7", deaf="yes")
     running = InThread(embedded)
     embedded.until_saved(job_id, step=5)
     embedded.cancel(job_id)
@@ -136,7 +136,7 @@ def test_a_trainer_that_is_deaf_to_a_cancel_is_killed_when_its_time_is_over(
 
 
 def test_a_worker_that_has_to_leave_saves_and_releases(service: Service, expected: Callable[[int], bytes]) -> None:
-    job_id = service.submit(steps="40", every="100000")
+    job_id = service.submit(every="100000", ending="hold", at="7", once="yes")
     running = InThread(service)
     service.until_step(7)
     running.stop.set()
@@ -146,8 +146,8 @@ def test_a_worker_that_has_to_leave_saves_and_releases(service: Service, expecte
     assert service.run_one()
     assert service.job(job_id).status == "succeeded"
     steps = [step for _, step in service.steps_taken()]
-    assert steps == list(range(1, 41)), "a step was repeated or left out"
-    assert service.content(job_id, "student.safetensors") == expected(40)
+    assert steps == list(range(1, 21)), "a step was repeated or left out"
+    assert service.content(job_id, "student.safetensors") == expected(20)
 
 
 def test_an_attempt_that_was_fenced_kills_its_trainer_and_writes_nothing(

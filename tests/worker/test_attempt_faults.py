@@ -97,13 +97,13 @@ def test_an_outage_shorter_than_the_lease_loses_and_repeats_nothing(
     on_postgres: Service, expected: Callable[[int], bytes]
 ) -> None:
     service, cable = on_postgres, Cable(urlsplit(on_postgres.url).port or 5432)
-    job_id = service.submit(steps="100", every="10", pace="0.02")
+    job_id = service.submit(steps="100", every="10", pace="0.02", ending="hold", at="90")
     with _running(service, cable, lease=service.lease):
         service.until_saved(job_id, step=10)
         cable.cut()
-        at_cut = len(service.steps_taken())
-        service.until(lambda: len(service.steps_taken()) >= at_cut + 15)
+        service.until_step(90)
         cable.mend()
+        service.go()
     job = service.job(job_id)
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert [step for _, step in service.steps_taken()] == list(range(1, 101))
@@ -117,8 +117,8 @@ def test_an_attempt_that_cannot_renew_its_lease_stops_its_trainer_before_anyone_
     on_postgres: Service, alive: Callable[[int], bool]
 ) -> None:
     service, cable = on_postgres, Cable(urlsplit(on_postgres.url).port or 5432)
-    job_id = service.submit(steps="100000", every="10")
-    short = LeaseConfig(lease_seconds=4, heartbeat_seconds=0.25)
+    job_id = service.submit(steps="100000", every="10", pace="0.05")
+    short = LeaseConfig(lease_seconds=8, heartbeat_seconds=0.25)
     with _running(service, cable, lease=short) as thread:
         service.until_saved(job_id, step=10)
         trainer = service.trainer_pid()

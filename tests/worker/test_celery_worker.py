@@ -13,6 +13,8 @@ import redis
 from worker.queue import enqueue
 
 Service = Any
+HELD_ONCE = {"steps": "20", "every": "5", "ending": "hold", "at": "12", "once": "yes"}
+"""The first attempt stands at step 12, with step 10 saved, until something happens to it."""
 
 
 @pytest.fixture
@@ -45,20 +47,23 @@ def test_ten_hints_for_each_job_and_two_workers_run_every_job_once(production: S
 
 
 def test_a_broker_that_loses_everything_delays_jobs_and_loses_none(production: Service, broker: redis.Redis) -> None:
-    busy = production.submit(steps="100")
+    busy = production.submit(steps="2", ending="hold", at="1")
     production.start_celery()
     production.until_step(1)
-    ids = [production.submit(steps="2") for _ in range(5)]
+    ids = [production.submit(steps="2", priority=priority) for priority in (50, 50, 50, 50, 90)]
     for job_id in ids:
         enqueue(job_id, queue="default", redis_url=production.redis_url)
     broker.flushdb()
-    for job_id in [busy, *ids]:
-        assert production.until_ended(job_id).status == "succeeded"
-        assert _runs(production, job_id) == 1
+    production.go()
+    ended = [production.until_ended(job_id) for job_id in [busy, *ids]]
+    assert [each.status for each in ended] == ["succeeded"] * 6
+    assert [_runs(production, each.id) for each in ended] == [1] * 6
+    in_order = sorted(ended, key=lambda each: each.started_at or each.created_at)
+    assert [each.id for each in in_order] == [busy, ids[4], *ids[:4]], "the row knows the priority, not the hint"
 
 
 def test_sigterm_to_the_main_process_saves_and_releases(production: Service, expected: Callable[[int], bytes]) -> None:
-    job_id = production.submit(steps="150", every="100000")
+    job_id = production.submit(**HELD_ONCE | {"every": "100000"})
     first = production.start_celery()
     production.until_step(12)
     first.terminate()
@@ -67,12 +72,12 @@ def test_sigterm_to_the_main_process_saves_and_releases(production: Service, exp
     assert (job.status, job.attempts[0].outcome) == ("queued", "preempted")
     production.start_celery()
     assert production.until_ended(job_id).status == "succeeded"
-    assert [step for _, step in production.steps_taken()] == list(range(1, 151))
-    assert production.content(job_id, "student.safetensors") == expected(150)
+    assert [step for _, step in production.steps_taken()] == list(range(1, 21))
+    assert production.content(job_id, "student.safetensors") == expected(20)
 
 
 def test_sigterm_to_every_process_at_once_saves_and_releases_too(production: Service) -> None:
-    job_id = production.submit(steps="100000", every="100000")
+    job_id = production.submit(**HELD_ONCE | {"every": "100000"})
     first = production.start_celery()
     production.until_step(12)
     for each in [first.pid, *(child.pid for child in psutil.Process(first.pid).children(recursive=True))]:
@@ -86,7 +91,7 @@ def test_sigterm_to_every_process_at_once_saves_and_releases_too(production: Ser
 def test_when_a_celery_worker_is_killed_nothing_of_it_trains_on_and_the_job_is_finished_elsewhere(
     production: Service, expected: Callable[[int], bytes], alive: Callable[[int], bool]
 ) -> None:
-    job_id = production.submit(steps="150", every="5")
+    job_id = production.submit(**HELD_ONCE)
     first = production.start_celery(lease_seconds=2.5)
     production.until_saved(job_id, step=10)
     family = [first.pid, *(child.pid for child in psutil.Process(first.pid).children(recursive=True))]
@@ -96,7 +101,7 @@ def test_when_a_celery_worker_is_killed_nothing_of_it_trains_on_and_the_job_is_f
     production.start_celery()
     job = production.until_ended(job_id)
     assert (job.status, job.attempt, job.attempts[0].outcome) == ("succeeded", 2, "lost")
-    assert production.content(job_id, "student.safetensors") == expected(150)
+    assert production.content(job_id, "student.safetensors") == expected(20)
 
 
 def test_a_worker_without_an_address_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ It stands in for `worker.run` where supervision is tested, and starts in a fract
 tell it what to do: `steps`, `every` (steps between checkpoints), `pace` (seconds for each step), `trace` (a file that
 gets a line for each step taken), `deaf` (it ignores SIGTERM),
 `ballast` (bytes added to each checkpoint) and `ending`, with `at` the step at which it happens:
-`killed`, `raise`, `fail`, `leave` (exit code 0 without a word), `grandchild` (leaves a process that holds the pipe).
-`once` limits the ending to the first attempt.
+`killed`, `raise`, `fail`, `leave` (exit code 0 without a word), `grandchild` (leaves a process that holds the pipe),
+`hold` (takes no further step until the file `go` lies beside the trace, or SIGTERM comes). `once` limits the ending to
+the first attempt; `steps_later` is for the attempts after it.
 """
 
 import argparse
@@ -29,7 +30,8 @@ class TinyTrainer:
         self.options = options
         self.spec = json.loads(options.job.read_text())
         self.labels = self.spec["labels"]
-        self.total = int(self.labels.get("steps", "20"))
+        later = options.attempt > 1 and "steps_later" in self.labels
+        self.total = int(self.labels["steps_later" if later else "steps"])
         self.step, self.digest, self.saves = 0, "", 0
         self.stop = threading.Event()
 
@@ -83,6 +85,10 @@ class TinyTrainer:
                 sys.exit(1)
             case "leave":
                 sys.exit(0)
+            case "hold":
+                go = Path(self.labels["trace"]).with_name("go")
+                while not go.exists() and not self.stop.wait(0.02):
+                    pass
             case "grandchild":
                 code = "import time; time.sleep(600)"
                 keep = (self.options.events_fd,)
