@@ -245,7 +245,7 @@ def latency(
     ] = None,
     runtimes: Annotated[list[str] | None, typer.Option("--runtime", "-r", help="eager or onnxruntime.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
-    last: Annotated[bool, typer.Option("--last", help="Show the last one made by this command, not a new one.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Show the last one of this command, not a new one.")] = False,
     server: Server = _SERVER,
     as_json: AsJson = False,
 ) -> None:

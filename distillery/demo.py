@@ -33,7 +33,10 @@ _STOP_SECONDS = 60.0
 DIGITS: dict[str, Any] = {
     "name": "demo-digits",
     "dataset": {"name": "digits", "image_size": 8},
-    "teacher": {"architecture": "seed_teacher", "train": {"epochs": 8}},
+    "teacher": {
+        "architecture": "seed_teacher",
+        "train": {"epochs": 6, "optimizer": {"name": "adamw", "lr": 1e-3}},
+    },
     "student": {"architecture": "seed_student"},
     "method": {
         "objective": [
@@ -42,10 +45,10 @@ DIGITS: dict[str, Any] = {
         ]
     },
     "training": {
-        "epochs": 12,
+        "epochs": 10,
         "batch_size": 64,
-        "optimizer": {"name": "adamw", "lr": 1e-3},
-        "schedule": "cosine",
+        "optimizer": {"name": "adamw", "lr": 2e-3},
+        "schedule": {"name": "cosine", "warmup_epochs": 0.5},
         "seed": 0,
     },
     "latency": {"batch_sizes": [1], "runtimes": ["eager", "onnxruntime"]},
@@ -54,10 +57,10 @@ DIGITS: dict[str, Any] = {
 
 FOLDER: dict[str, Any] = {
     "name": "demo-folder",
-    "teacher": {"architecture": "resnet20", "train": {"epochs": 3}},
+    "teacher": {"architecture": "resnet20", "train": {"epochs": 5}},
     "student": {"architecture": "resnet8"},
     "method": DIGITS["method"],
-    "training": DIGITS["training"] | {"epochs": 3, "batch_size": 128},
+    "training": DIGITS["training"] | {"epochs": 4, "batch_size": 128},
     "latency": DIGITS["latency"],
 }
 """What a folder given with --data is learned with; `dataset` is filled in from what lies there."""
@@ -88,7 +91,7 @@ def spec_for(data: Path | None) -> dict[str, Any]:
 
 def _dataset(path: Path) -> dict[str, Any]:
     if path.is_dir() and any(path.glob("*-idx3-ubyte*")):
-        return {"kind": "idx", "path": str(path)}
+        return {"kind": "idx", "path": str(path), "limit": 20_000}
     if path.is_file() and path.suffix == ".npz":
         return {"kind": "npz", "path": str(path)}
     if path.is_dir() and any(child.is_dir() for child in path.iterdir()):

@@ -28,7 +28,8 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False).to(memory_format=memory_format(network))
+        self.network = network.requires_grad_(False).to(memory_format=memory_format(network))
+        self.eval()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stay in evaluation mode, whatever is asked."""

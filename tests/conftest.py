@@ -13,13 +13,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 UNDER_CI = bool(os.environ.get("CI"))
 _MISSING_IN_CI = "is required under CI (CI is set)"
+_FIRST_REDIS_DATABASE = 9
+"""Each test process has one of Redis's 16 databases from here on."""
 _ran_against: dict[str, str] = {}
 _not_run: dict[str, str] = {}
 
@@ -199,11 +201,11 @@ def _private_redis(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_url(redis_server: str) -> Iterator[str]:
+def redis_url(redis_server: str, worker_id: str) -> Iterator[str]:
     """A Redis database of the test's own, emptied before and after."""
     import redis
 
-    url = f"{redis_server}/9"
+    url = f"{redis_server}/{_FIRST_REDIS_DATABASE + int(worker_id.removeprefix('gw') if worker_id != 'master' else 0)}"
     with redis.Redis.from_url(url) as connection:
         connection.flushdb()
         yield url
@@ -214,6 +216,21 @@ def redis_url(redis_server: str) -> Iterator[str]:
 def unused_port() -> Callable[[], int]:
     """Gives a TCP port that nothing listens on."""
     return free_port
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a test process of several ran against and could not run."""
+    told = getattr(node, "workeroutput", {})
+    _ran_against.update(told.get("ran_against", {}))
+    _not_run.update(told.get("not_run", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a test process of several: hand on what the closing lines say."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told.update(ran_against=_ran_against, not_run=_not_run)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

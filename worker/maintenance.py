@@ -15,12 +15,14 @@ from store.artifacts import Artifacts
 from store.config import LeaseConfig
 from store.db import Database
 from store.outbox import Kind, OutboxRow
-from worker.queue import enqueue
+from worker.queue import enqueue, hints_waiting
 
 _RELAY_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _REHINT_AFTER_REAPS = 3
 _ROWS = 100
+_MOST_HINTS = 1000
+"""Of one queue in the broker. Jobs that wait for days are hinted at again and again, and memory is finite."""
 _FAREWELL_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
@@ -95,7 +97,10 @@ class Maintenance:
                 outbox.retry(session, row.id, seconds=_RETRY_SECONDS)
 
     def _hint(self, row: OutboxRow) -> None:
-        enqueue(row.payload["job_id"], queue=row.payload["queue"], redis_url=self.redis_url)
+        queue = row.payload["queue"]
+        # A hint says that there is work, not which, so beyond so many another one adds nothing.
+        if hints_waiting(queue, redis_url=self.redis_url) < _MOST_HINTS:
+            enqueue(row.payload["job_id"], queue=queue, redis_url=self.redis_url)
 
     def _delete(self, row: OutboxRow) -> None:
         self.artifacts.delete(row.payload["key"])

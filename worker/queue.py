@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TASK = "worker.tasks.distil"
 DEFAULT_QUEUE = "default"
 _PUBLISH_TIMEOUT_SECONDS = 0.4
+_PREFIX = "dk:"
 
 
 def celery_app(redis_url: str) -> Celery:
@@ -66,11 +67,33 @@ def enqueue(job_id: str, *, queue: str, redis_url: str | None = None) -> bool:
     try:
         _publisher(url).send_task(TASK, args=[job_id], queue=queue)
     except (OperationalError, OSError) as error:
-        raise Unavailable(
-            f"The hint for {job_id} could not be sent: Redis does not answer ({error}).",
-            hint="The job is stored and starts when Redis is back.",
-        ) from None
+        raise _away(f"The hint for {job_id} could not be sent", error) from None
     return True
+
+
+def hints_waiting(queue: str, *, redis_url: str | None = None) -> int:
+    """How many hints no worker has taken yet; 0 without a Redis address.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    url = redis_url or os.environ.get("DISTILLERY_REDIS_URL")
+    if not url:
+        return 0
+    import redis
+
+    seconds = _PUBLISH_TIMEOUT_SECONDS
+    try:
+        with redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds) as connection:
+            return int(connection.llen(f"{_PREFIX}{queue}"))
+    except (redis.RedisError, OSError) as error:
+        raise _away(f"The hints of the queue {queue} could not be counted", error) from None
+
+
+def _away(what: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"{what}: Redis does not answer ({error}).", hint="The job is stored and starts when Redis is back."
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -93,5 +116,5 @@ def _transport_options(*, connect_seconds: float, answer_seconds: float) -> dict
         "socket_keepalive": True,
         "health_check_interval": 25,
         "retry_on_timeout": True,
-        "global_keyprefix": "dk:",
+        "global_keyprefix": _PREFIX,
     }

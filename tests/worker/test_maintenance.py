@@ -61,6 +61,14 @@ def test_waiting_jobs_are_hinted_again_when_the_broker_lost_them(production: Ser
     assert production.job(job_id).status == "queued"
 
 
+def test_jobs_that_wait_for_long_do_not_fill_the_broker(production: Service, kept: Maintenance) -> None:
+    production.submit()
+    with redis.Redis.from_url(production.redis_url) as connection:
+        connection.rpush("dk:default", *["an earlier hint"] * 1000)
+    kept.relay()
+    assert (_hinted(production), _outbox(production)) == (1000, 0)
+
+
 def test_without_a_broker_hints_are_simply_done(embedded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTILLERY_REDIS_URL", raising=False)
     embedded.submit()
