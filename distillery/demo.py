@@ -91,7 +91,7 @@ def spec_for(data: Path | None) -> dict[str, Any]:
 
 def _dataset(path: Path) -> dict[str, Any]:
     if path.is_dir() and any(path.glob("*-idx3-ubyte*")):
-        return {"kind": "idx", "path": str(path), "limit": 20_000}
+        return {"kind": "idx", "path": str(path), "limit": 15_000}
     if path.is_file() and path.suffix == ".npz":
         return {"kind": "npz", "path": str(path)}
     if path.is_dir() and any(child.is_dir() for child in path.iterdir()):
