@@ -57,7 +57,7 @@ DIGITS: dict[str, Any] = {
 
 FOLDER: dict[str, Any] = {
     "name": "demo-folder",
-    "teacher": {"architecture": "resnet20", "train": {"epochs": 5}},
+    "teacher": {"architecture": "resnet20", "train": {"epochs": 4}},
     "student": {"architecture": "resnet8"},
     "method": DIGITS["method"],
     "training": DIGITS["training"] | {"epochs": 4, "batch_size": 128},
@@ -91,7 +91,7 @@ def spec_for(data: Path | None) -> dict[str, Any]:
 
 def _dataset(path: Path) -> dict[str, Any]:
     if path.is_dir() and any(path.glob("*-idx3-ubyte*")):
-        return {"kind": "idx", "path": str(path), "limit": 15_000}
+        return {"kind": "idx", "path": str(path), "limit": 12_000}
     if path.is_file() and path.suffix == ".npz":
         return {"kind": "npz", "path": str(path)}
     if path.is_dir() and any(child.is_dir() for child in path.iterdir()):
