@@ -21,7 +21,7 @@ from pathlib import Path
 from distillery.errors import InvalidRequest, MissingDependency, Unavailable, WrongState
 from distillery.supervisor import Child, Supervisor, supervisor
 
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 API_GRACE_SECONDS = 10.0
 WORKER_MARGIN_SECONDS = 15.0
 """Beyond the trainer's save budget: the supervisor of the trainer stores what was saved and lets go of the job."""

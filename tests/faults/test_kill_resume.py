@@ -20,7 +20,7 @@ from worker.attempt import run_one
 
 KILLS = 2
 TOTAL_STEPS = 30
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 400.0
 _LEASE = LeaseConfig(lease_seconds=60, heartbeat_seconds=0.5, backoff_seconds=(0.0,))
 _SPEC = {
     "teacher": {"architecture": "seed_student", "train": {"epochs": 2}, "minimum_accuracy": 0},
@@ -85,6 +85,7 @@ def bench(sqlite_url: str, tmp_path: Path) -> Bench:
     return Bench(sqlite_url, tmp_path)
 
 
+@pytest.mark.timeout(900)  # each of the four trainers imports torch, which takes minutes where others crowd the cores
 def test_killed_at_random_steps_the_student_is_that_of_an_uninterrupted_run(bench: Bench) -> None:
     quiet = bench.submit()
     bench.run_to_the_end()

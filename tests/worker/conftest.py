@@ -27,7 +27,7 @@ TINY = Programs(trainer=(sys.executable, str(HERE / "tiny_trainer.py")))
 HELD = LeaseConfig(
     lease_seconds=30, heartbeat_seconds=0.25, reaper_seconds=0.3, save_budget_seconds=10, backoff_seconds=(0.1,)
 )
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 120.0
 
 
 @dataclass

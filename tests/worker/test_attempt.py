@@ -105,7 +105,7 @@ class InThread:
         self.thread.start()
 
     def join(self) -> None:
-        self.thread.join(30)
+        self.thread.join(120)
         assert not self.thread.is_alive()
 
 

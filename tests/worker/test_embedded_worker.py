@@ -36,7 +36,7 @@ def test_when_a_worker_is_killed_its_trainer_dies_and_another_worker_goes_on(
     embedded.until_saved(job_id, step=10)
     orphan = embedded.trainer_pid()
     first.kill()
-    embedded.until(lambda: not alive(orphan), seconds=5)
+    embedded.until(lambda: not alive(orphan))
     embedded.start_embedded()
     job = embedded.until_ended(job_id)
     assert (job.status, job.attempt, job.attempts[0].outcome) == ("succeeded", 2, "lost")
@@ -51,7 +51,7 @@ def test_sigterm_saves_and_releases_and_no_step_is_repeated(
     first = embedded.start_embedded()
     embedded.until_step(12)
     first.terminate()
-    assert first.wait(20) == 0
+    assert first.wait(60) == 0
     job = embedded.job(job_id)
     assert (job.status, job.attempts[0].outcome) == ("queued", "preempted")
     embedded.start_embedded()
@@ -88,7 +88,7 @@ def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(
     service.until(lambda: service.job(job_id).attempt == 2)
     frozen.send_signal(signal.SIGCONT)
     service.until(lambda: "attempt 1 writes nothing more" in service.worker_log(0))
-    service.until(lambda: not alive(stale), seconds=5)
+    service.until(lambda: not alive(stale))
     job = service.until_ended(job_id)
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert [each.type for each in service.events(job_id)].count("succeeded") == 1
@@ -102,4 +102,4 @@ def test_an_idle_worker_leaves_at_once(embedded: Service) -> None:
     worker = embedded.start_embedded()
     embedded.until_ended(embedded.submit(steps="1"))
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
