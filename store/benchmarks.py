@@ -58,7 +58,8 @@ def get(session: Session, benchmark_id: str) -> Benchmark:
         NotFound: there is no such measurement.
     """
     statement = select(JobRow, BenchmarkRow).join(BenchmarkRow, BenchmarkRow.id == JobRow.id)
-    found = session.execute(statement.where(BenchmarkRow.id == benchmark_id)).one_or_none()
+    known = "\x00" not in benchmark_id
+    found = session.execute(statement.where(BenchmarkRow.id == benchmark_id)).one_or_none() if known else None
     if found is None:
         raise NotFound(f"There is no latency measurement '{benchmark_id[:60]}'.", hint="See those of a job instead.")
     return present.benchmark(*found)

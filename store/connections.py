@@ -128,10 +128,13 @@ def _explained(error: exc.DBAPIError, url: URL) -> Exception:
     if url.password:
         reason = reason.replace(str(url.password), "***")
     state = getattr(error.orig, "sqlstate", None)
-    if state == _POSTGRES_DISK_FULL or "disk is full" in reason:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if state == _POSTGRES_DISK_FULL or code == sqlite3.SQLITE_FULL:
         return StorageFull(f"The database at {where} has no space left.", hint="Free some space on its disk.")
     if state in (_POSTGRES_NO_TABLE, _POSTGRES_NO_COLUMN) or reason.startswith(("no such table", "no such column")):
         return Unavailable(f"The database at {where} is not up to date: {reason}.", hint="Run python -m store.migrate.")
+    if code == sqlite3.SQLITE_ERROR:
+        return error  # a statement that makes no sense: our own mistake, and no state of the database
     if isinstance(error, exc.DataError):
         return InvalidRequest(f"The database cannot hold a value that was sent: {reason}.")
     if isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated:

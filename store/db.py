@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from store.connections import connect, parse_url, reaching
 from store.migrate import migrate, pending_migrations
-from store.tables import Stored
+from store.tables import Stored, now_seconds
 
 __all__ = ["Database", "migrate", "pending_migrations", "upsert"]
 
@@ -74,10 +74,14 @@ class Database:
         self._engine.dispose()
 
 
-def upsert(session: Session, table: type[Stored], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str]) -> None:
-    """Insert the rows in one statement; where `key` is taken already, overwrite the other columns given."""
-    dialect = session.get_bind().dialect.name
-    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    statement = insert.values(list(rows))
-    given = {name: statement.excluded[name] for name in rows[0] if name not in key}
-    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=given))
+def upsert(
+    session: Session, table: type[Stored], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str], stamp: str = ""
+) -> None:
+    """Insert the rows; where `key` is taken already, overwrite the other columns given. `stamp` is set to now."""
+    target = cast(Table, table.__table__)
+    insert = sqlite.insert(target) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(target)
+    if stamp:
+        insert = insert.values({stamp: now_seconds()})
+    given = {name: insert.excluded[name] for name in (*rows[0], *filter(None, [stamp])) if name not in key}
+    # Rows as parameters keep the statement the same for any number of them, so it is compiled once.
+    session.execute(insert.on_conflict_do_update(index_elements=list(key), set_=given), list(rows))

@@ -131,9 +131,9 @@ def checkpoint(
     row = _write(session, claim, {"checkpoint_id": id_, "step": max(held.step, step)}, happening)
     stored = {
         "id": id_, "job_id": claim.id, "attempt": claim.attempt, "step": step, "seq": row.last_seq, "phase": phase,
-        "key": key, "sha256": sha256, "size_bytes": size_bytes, "created_at": now_seconds(),
+        "key": key, "sha256": sha256, "size_bytes": size_bytes,
     }  # fmt: skip
-    upsert(session, CheckpointRow, [stored], key=("job_id", "attempt", "step"))
+    upsert(session, CheckpointRow, [stored], key=("job_id", "attempt", "step"), stamp="created_at")
     if before and before.key != key:
         outbox.delete_file(session, before.key)
     _prune(session, claim.id, keep=int(row.resolved["training"]["keep"]))
@@ -154,9 +154,9 @@ def artifact(
     _write(session, claim, {}, Happening("artifact", f"{name} is ready.", data))
     stored = {
         "job_id": claim.id, "name": name, "attempt": claim.attempt, "key": key, "media_type": media_type,
-        "sha256": sha256, "size_bytes": size_bytes, "created_at": now_seconds(),
+        "sha256": sha256, "size_bytes": size_bytes,
     }  # fmt: skip
-    upsert(session, ArtifactRow, [stored], key=("job_id", "name"))
+    upsert(session, ArtifactRow, [stored], key=("job_id", "name"), stamp="created_at")
     if before is not None and before != key:
         outbox.delete_file(session, before)
 

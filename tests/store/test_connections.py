@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from distillery.errors import InvalidRequest, StorageFull, Unavailable
 from store.connections import parse_url, refuse_network_disk
@@ -135,6 +135,11 @@ def test_a_full_disk_is_a_full_disk(sqlite_url: str) -> None:
         session.execute(text(f"PRAGMA max_page_count = {pages}"))
         session.execute(text("CREATE TABLE big AS SELECT zeroblob(10000000) AS b"))
     database.close()
+
+
+def test_a_mistake_of_ours_does_not_look_like_an_outage(shop: Any) -> None:
+    with pytest.raises(DBAPIError, match="nonsense"), shop.database.read() as session:
+        session.execute(text("nonsense"))
 
 
 def test_a_value_that_cannot_be_held_is_a_bad_request(postgres_url: str) -> None:

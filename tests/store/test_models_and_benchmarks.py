@@ -100,6 +100,14 @@ def test_a_measurement_is_work_like_any_other(shop: Any) -> None:
     assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["latency_samples.csv"]
 
 
+def test_a_measurement_is_found_by_its_id(shop: Any) -> None:
+    asked = shop.do(benchmarks.request, succeeded(shop).id, spec=LatencySpec())
+    assert shop.see(benchmarks.get, asked.id) == asked
+    for unknown in ("bmk_none", "\x00"):
+        with pytest.raises(NotFound, match="There is no latency measurement"):
+            shop.see(benchmarks.get, unknown)
+
+
 def test_a_measurement_is_no_job(shop: Any) -> None:
     asked = shop.do(benchmarks.request, succeeded(shop).id, spec=LatencySpec())
     with pytest.raises(NotFound):
