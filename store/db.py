@@ -1,14 +1,16 @@
 """Transactions, the same on Postgres and SQLite."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from sqlalchemy import Engine, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from store.connections import connect, parse_url, reaching
+from distillery.errors import Unavailable
+from store.connections import BUSY_SECONDS, connect, parse_url, reaching
 from store.migrate import migrate, pending_migrations
 from store.tables import Stored, now_seconds
 
@@ -29,6 +31,8 @@ class Database:
         self._url = parse_url(url)
         self._engine = connect(self._url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        # SQLite lets one write at a time and has the others try again and again; threads wait for each other better.
+        self._turn: AbstractContextManager[None] = _Turn() if self.is_sqlite else nullcontext()
         self._reader: Engine = self._engine
         self._writer: Engine = self._engine
         if self.is_sqlite:
@@ -47,7 +51,12 @@ class Database:
                 block, the commit may or may not have happened.
             StorageFull: its disk is full.
         """
-        with reaching(self._url), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn,
+            reaching(self._url),
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
@@ -72,6 +81,20 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._engine.dispose()
+
+
+class _Turn(AbstractContextManager[None]):
+    """One thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=BUSY_SECONDS):
+            raise Unavailable(f"Other threads kept the database for {BUSY_SECONDS:g} s.", hint="Try again in a moment.")
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.release()
 
 
 def upsert(

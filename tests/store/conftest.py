@@ -1,5 +1,6 @@
 """A store with jobs in it, on either database."""
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from distillery.errors import Unavailable
 from distillery.spec import JobSpec, parse, resolve
 from distillery.views import Job, JobError
 from store import jobs, leases
@@ -56,6 +58,13 @@ class Shop:
     def do(self, verb: Any, *arguments: Any, **options: Any) -> Any:
         with self.database.transaction() as session:
             return verb(session, *arguments, **options)
+
+    def patiently(self, verb: Any, *arguments: Any, **options: Any) -> Any:
+        """As a worker does: on a busy machine a writer may have to come again."""
+        for _ in range(20):
+            with contextlib.suppress(Unavailable):
+                return self.do(verb, *arguments, **options)
+        raise AssertionError("the database stayed busy for minutes")
 
     def see(self, view: Any, *arguments: Any, **options: Any) -> Any:
         with self.database.read() as session:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_a_reader_cannot_write(shop: Any) -> None:
     with pytest.raises(Exception, match=r"readonly|read-only"), shop.database.read() as session:
         session.execute(text("DELETE FROM jobs"))
     shop.submit()  # and the connection that was just a reader's can write
+
+
+def test_threads_wait_for_each_other_and_not_for_ever(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.db.BUSY_SECONDS", 0.05)
+    database = Database(sqlite_url)
+    with database.transaction(), ThreadPoolExecutor(1) as other:
+        waiting = other.submit(database.transaction().__enter__)
+        with pytest.raises(Unavailable, match="Other threads kept the database"):
+            waiting.result(30)
+    with database.transaction() as session:
+        session.execute(text("SELECT 1"))
+    database.close()
 
 
 def test_a_reader_sees_one_moment(shop: Any) -> None:

@@ -16,11 +16,11 @@ def test_numbers_have_no_gaps_when_writers_race(shop: Any) -> None:
     def warn(number: int) -> None:
         start.wait(30)
         for index in range(8):
-            shop.do(leases.event, claim, "warning", f"{number}/{index}")
+            shop.patiently(leases.event, claim, "warning", f"{number}/{index}")
 
     def cancel() -> None:
         start.wait(30)
-        shop.do(jobs.request_cancel, claim.id)
+        shop.patiently(jobs.request_cancel, claim.id)
 
     threads = [threading.Thread(target=warn, args=(number,)) for number in range(4)]
     threads.append(threading.Thread(target=cancel))

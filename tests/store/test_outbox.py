@@ -51,7 +51,7 @@ def test_relays_that_race_get_each_row_once(shop: Any) -> None:
     taken: list[int] = []
 
     def relay() -> None:
-        while rows := due(shop, "hint", limit=3):
+        while rows := shop.patiently(outbox.due, kinds=["hint"], limit=3):
             taken.extend(row.id for row in rows)
 
     threads = [threading.Thread(target=relay) for _ in range(4)]
