@@ -3,16 +3,17 @@
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from distillery.errors import InvalidSpec
 from distillery.spec.benchmark import LatencySpec
 from distillery.spec.dataset import DatasetSpec
+from distillery.spec.consistency import faults
 from distillery.spec.frozen import Frozen
-from distillery.spec.objectives import Method, OfflineMethod
+from distillery.spec.methods import DataFreeMethod, Method, OfflineMethod
 from distillery.spec.problems import field_problems
 from distillery.spec.student import StudentSpec
-from distillery.spec.teacher import TeacherSpec
+from distillery.spec.teacher import AssistantSpec, Teacher, TeacherEnsemble, TeacherSpec
 from distillery.spec.training import TeacherTraining, Training
 
 ExportFormat = Literal["safetensors", "onnx"]
@@ -34,7 +35,7 @@ class Provenance(Frozen):
 
     data_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     teacher_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Hash of the teacher's weights, when they were not trained in the job."""
+    """Hash of the teacher's weights, when they were not trained in the job; of several, the hash of their hashes."""
     versions: dict[str, Annotated[str, Field(max_length=100)]] = Field(default_factory=dict, max_length=50)
     """Package versions; told for the record and not enforced."""
 
@@ -45,14 +46,19 @@ class JobSpec(Frozen):
     name: Annotated[str, Field(min_length=1, max_length=200)] = "distillation"
     task: Literal["image-classification"] = "image-classification"
     dataset: DatasetSpec
-    teacher: TeacherSpec
+    teacher: Teacher | None = None
+    """None only for self-distillation, where the student teaches itself."""
+    assistants: Annotated[tuple[AssistantSpec, ...], Field(max_length=8)] = ()
+    """Networks between teacher and student, the largest first: each is distilled from the one before it (TAKD)."""
     student: StudentSpec
     method: Method = OfflineMethod()
     training: Training = Training()
     baseline: bool = True
-    """Train the same student, with the same recipe and seed, without the teacher: the only fair comparison."""
-    seeds: Literal[1] = 1
-    """Runs of the whole study; more than one is not offered yet."""
+    """Train the same student, with the same recipe and seed, without the teacher: the only fair comparison.
+    A data-free job has no labels to train it on, and leaves it out."""
+    seeds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Runs of student and baseline with seeds that follow each other; more than one tells the spread. The first run's
+    student is the one delivered. Teachers and assistants are trained once."""
     export: Annotated[tuple[ExportFormat, ...], Field(min_length=1, max_length=8)] = ("safetensors", "onnx")
     latency: LatencySpec | None = LatencySpec()
     """What to time at the end of the job; null times nothing."""
@@ -60,6 +66,19 @@ class JobSpec(Frozen):
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
     """Free key-value pairs to find jobs by."""
     provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "JobSpec":
+        if found := list(faults(self)):
+            raise ValidationError.from_exception_data("JobSpec", found)
+        return self
+
+    @property
+    def teachers(self) -> tuple[TeacherSpec, ...]:
+        """All of them, in order; none for self-distillation."""
+        if self.teacher is None:
+            return ()
+        return self.teacher.members if isinstance(self.teacher, TeacherEnsemble) else (self.teacher,)
 
 
 def parse(sent: Any) -> JobSpec:
@@ -82,11 +101,25 @@ def resolve(spec: JobSpec) -> JobSpec:
     training = spec.training
     if training.seed is None:
         training = training.model_copy(update={"seed": secrets.randbelow(2**32)})
-    method = spec.method.model_copy(update={"preset": None, "objective": spec.method.terms})
-    teacher = spec.teacher
-    if teacher.train is not None:
-        teacher = teacher.model_copy(update={"train": _complete(teacher.train, training)})
-    return spec.model_copy(update={"training": training, "method": method, "teacher": teacher})
+    method: Any = spec.method
+    if isinstance(method, OfflineMethod):
+        method = method.model_copy(update={"preset": None, "objective": method.terms})
+    assistants = tuple(
+        each.model_copy(update={"train": _complete(each.train or TeacherTraining(epochs=training.epochs), training)})
+        for each in spec.assistants
+    )
+    changed = {"training": training, "method": method, "teacher": _with_recipes(spec.teacher, training)}
+    baseline = spec.baseline and not isinstance(method, DataFreeMethod)
+    return spec.model_copy(update={**changed, "assistants": assistants, "baseline": baseline})
+
+
+def _with_recipes(teacher: TeacherSpec | TeacherEnsemble | None, shared: Training) -> Any:
+    if isinstance(teacher, TeacherEnsemble):
+        members = tuple(_with_recipes(member, shared) for member in teacher.members)
+        return teacher.model_copy(update={"members": members})
+    if teacher is None or teacher.train is None:
+        return teacher
+    return teacher.model_copy(update={"train": _complete(teacher.train, shared)})
 
 
 def _complete(own: TeacherTraining, shared: Training) -> TeacherTraining:

@@ -1,0 +1,98 @@
+"""What no single field can be wrong about: strategy, teachers, terms and recipe that do not go together."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from distillery.spec.methods import DataFreeMethod, OnlineMethod, SelfDistillationMethod
+from distillery.spec.teacher import TeacherEnsemble, TeacherSpec
+
+if TYPE_CHECKING:
+    from distillery.spec.job import JobSpec
+
+Place = tuple[str | int, ...]
+
+
+def faults(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """One line for each contradiction, in pydantic's form, with its place in the spec and how to mend it."""
+    yield from _teachers(spec)
+    yield from _assistants(spec)
+    yield from _terms(spec)
+    yield from _seeds(spec)
+
+
+def _fault(place: Place, code: str, detail: str, hint: str, *, value: Any = None) -> InitErrorDetails:
+    # The words go in as context: a brace in a user's text must not be read as a place to fill.
+    kind = PydanticCustomError(code, "{detail}", {"detail": detail, "hint": hint})  # type: ignore[arg-type]
+    return InitErrorDetails(type=kind, loc=place, input=value)
+
+
+def _placed(spec: "JobSpec") -> Iterator[tuple[Place, TeacherSpec]]:
+    for number, teacher in enumerate(spec.teachers):
+        several = isinstance(spec.teacher, TeacherEnsemble)
+        yield (("teacher", "members", number) if several else ("teacher",)), teacher
+
+
+def _teachers(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    strategy = spec.method.strategy
+    if isinstance(spec.method, SelfDistillationMethod):
+        if spec.teacher is not None:
+            hint = "Leave 'teacher' out, or choose the strategy offline."
+            yield _fault(("teacher",), "teacher_not_used", "In self-distillation the student teaches itself.", hint)
+        return
+    if spec.teacher is None:
+        hint = "Add 'teacher', such as {architecture: resnet56, train: {epochs: 20}}."
+        yield _fault(("teacher",), "missing", f"The strategy {strategy} needs a teacher.", hint)
+    for place, teacher in _placed(spec):
+        yield from _source(spec, place, teacher)
+
+
+def _source(spec: "JobSpec", place: Place, teacher: TeacherSpec) -> Iterator[InitErrorDetails]:
+    if isinstance(spec.method, OnlineMethod):
+        if teacher.source is not None:
+            detail = f"An online teacher is trained beside the student, so that it has no '{teacher.source}'."
+            yield _fault((*place, teacher.source), "source_not_used", detail, "Leave it out, or use offline.")
+    elif teacher.source is None:
+        detail = "A teacher needs exactly one of 'train', 'job', 'model' or 'weights'; got none."
+        hint = "Add 'train: {epochs: 20}', for one, to train it in this job."
+        if isinstance(spec.method, DataFreeMethod):
+            hint = "Name a 'job', a 'model' or a file of 'weights'."
+        yield _fault(place, "value_error", detail, hint)
+    elif isinstance(spec.method, DataFreeMethod) and teacher.train is not None:
+        detail = "A data-free job reads no training data, so that it cannot train its teacher."
+        hint = "Train the teacher in a job of its own, and name that as 'job'."
+        yield _fault((*place, "train"), "reads_data", detail, hint)
+
+
+def _assistants(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    if spec.assistants and spec.method.strategy != "offline":
+        detail = f"Assistants stand between a frozen teacher and the student; the strategy {spec.method.strategy} has none."
+        yield _fault(("assistants",), "assistants_not_used", detail, "Leave 'assistants' out, or use offline.")
+
+
+def _terms(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    free = isinstance(spec.method, DataFreeMethod)
+    written = bool(getattr(spec.method, "objective", ()))
+    for number, term in enumerate(spec.method.terms):
+        place: Place = ("method", "objective", number) if written else ("method", "preset")
+        if free and term.needs_sample_ids:
+            detail = f"The term {term.term} remembers every training image, and made-up images have no number."
+            yield _fault(place, "no_sample_ids", detail, "Use soft_targets, similarity or relational.")
+        elif free and term.needs_labels:
+            detail = f"The term {term.term} needs labels, and a data-free job has none."
+            yield _fault(place, "no_labels", detail, "Use soft_targets, dist or a term of features.")
+        if term.smallest_batch > spec.training.batch_size:
+            detail = f"The term {term.term} compares the samples of a batch: it needs {term.smallest_batch} or more."
+            hint = f"Set training.batch_size to {term.smallest_batch} or more; 64 is usual."
+            yield _fault(("training", "batch_size"), "batch_too_small", detail, hint, value=spec.training.batch_size)
+    if free and isinstance(spec.teacher, TeacherEnsemble) and spec.teacher.merge == "confidence":
+        detail = "The merge 'confidence' weighs each teacher by the label, and a data-free job has none."
+        yield _fault(("teacher", "merge"), "no_labels", detail, "Use mean_logits or mean_probabilities.")
+
+
+def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    seed = spec.training.seed
+    if seed is not None and seed + spec.seeds > 2**32:
+        detail = f"{spec.seeds} seeds from {seed} on pass the largest, {2**32 - 1}."
+        yield _fault(("training", "seed"), "seeds_overflow", detail, "Use a smaller seed.", value=seed)

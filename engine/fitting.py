@@ -1,0 +1,99 @@
+"""What a term of an objective must know of the two networks and the data before it can be made: shapes, layers, labels.
+
+Everything comes from one dry forward on real images, so that a pair that does not fit is refused before training.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from distillery.errors import InvalidRequest
+from distillery.spec.objectives import LayerPair, Pairs
+from engine.evaluate import evaluating
+from engine.taps import EMBEDDING, tapped
+
+_NEGATIVE = -1e-6
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What one layer gives for one image, as a map."""
+
+    channels: int
+    size: int
+    """Side of the square map in pixels; 1 for a vector."""
+    signed: bool
+    """Whether any of its values was below zero; not so behind a ReLU."""
+
+    def __str__(self) -> str:
+        return f"{self.channels}x{self.size}x{self.size}"
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """The layers of one network that were looked at."""
+
+    features: Mapping[str, Feature]
+    stages: tuple[str, ...]
+    """Of these, the ends of the stages, shallow to deep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """One student, one teacher and the data between which a term is fitted."""
+
+    student: Surveyed
+    teacher: Surveyed
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """int64 [n], of the training images."""
+    ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """int64 [n], likewise, each once."""
+
+    def pairs(self, wanted: Pairs) -> tuple[LayerPair, ...]:
+        """The pairs of layers that `wanted` means for these two networks, shallow to deep."""
+        if not isinstance(wanted, str):
+            return wanted
+        if wanted == "embedding":
+            return (LayerPair(student=EMBEDDING, teacher=EMBEDDING),)
+        every = tuple(paired(self.student, self.teacher))
+        if wanted == "auto":
+            return every
+        return (every[(len(every) - 1) // 2 if wanted == "middle" else -1],)
+
+    def shapes(self, pair: LayerPair) -> tuple[Feature, Feature]:
+        """What student and teacher give at the two layers of a pair."""
+        return self.student.features[pair.student], self.teacher.features[pair.teacher]
+
+
+def survey(network: nn.Module, images: Tensor, *, stages: Sequence[str], layers: Sequence[str] = ()) -> Surveyed:
+    """Look at the stages, the embedding and `layers` of a network while it reads `images`, float32 [B, C, H, W].
+
+    The network is asked in evaluation mode and left as it was.
+
+    Raises:
+        InvalidRequest: it has no such layer, or a layer gives nothing that can be read as a square map.
+    """
+    names = tuple(dict.fromkeys((*stages, EMBEDDING, *layers)))
+    with evaluating(network), torch.no_grad():
+        found = tapped(network, images, names).features
+    features = {}
+    for name, value in found.items():
+        if value.shape[2] != value.shape[3]:
+            shape = tuple(value.shape[1:])
+            raise InvalidRequest(f"The layer '{name}' gives {shape}, which is no square map.", hint="Name another.")
+        features[name] = Feature(value.shape[1], value.shape[2], bool(value.min() < _NEGATIVE))
+    return Surveyed(features, tuple(stages))
+
+
+def paired(student: Surveyed, teacher: Surveyed) -> Iterator[LayerPair]:
+    """For each stage of the student the stage of the teacher that is nearest in resolution (octaves) and depth."""
+    for place, layer in enumerate(student.stages):
+        depth, size = (place + 1) / len(student.stages), student.features[layer].size
+        distances = [
+            abs(math.log2(size / teacher.features[other].size)) + abs(depth - (at + 1) / len(teacher.stages))
+            for at, other in enumerate(teacher.stages)
+        ]
+        yield LayerPair(student=layer, teacher=teacher.stages[distances.index(min(distances))])
