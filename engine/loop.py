@@ -1,11 +1,11 @@
-"""The one training loop, told once. It names no method, no queue and no table.
+"""The one training loop, told once. It names no method, no queue and no table: a `Lesson` says who learns from what.
 
 What is learned depends on the recipe, the data and the seed alone; real time decides only when to tell and when to
 save. So a run that was stopped and resumed equals an uninterrupted one, bit for bit on the CPU.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -17,17 +17,18 @@ from distillery.errors import InvalidRequest, TrainingDiverged
 from distillery.spec.training import Training
 from engine import optim
 from engine.data.dataset import Dataset, Split
-from engine.data.views import Batch, batch_count, batches
+from engine.data.views import Batch
 from engine.evaluate import accuracy, predict
+from engine.lesson import Lesson
 from engine.loop_state import History, LoopState
-from engine.objectives import Objective
-from engine.outputs import Outputs
 from engine.pace import Clock
-from engine.precision import Precision, autocast, memory_format, resolve_device, resolve_precision
-from engine.teachers import Teacher
+from engine.precision import Precision, autocast, resolve_device, resolve_precision
+from engine.shares import dead_terms, gradient_shares
 
 LOGS_PER_EPOCH = 10
 """At most; at fixed steps, so that a resumed run logs the very same values."""
+SHARES_PER_EPOCH = 2
+"""Looks at how the terms share the gradient; each costs a backward pass for each term."""
 VALIDATION_IMAGES = 256
 """Images validated between two looks at `stop_requested`."""
 
@@ -49,6 +50,10 @@ class Observer(Protocol):
         """Values of the curves after `step` optimizer steps."""
         ...
 
+    def warning(self, message: str) -> None:
+        """Something the user should know, that does not stop the run."""
+        ...
+
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Keep this state. Its tensors are the live ones: write or copy them before returning."""
         ...
@@ -63,12 +68,14 @@ class Trained:
     """What a run leaves behind. Weights are state dicts of contiguous tensors on the CPU."""
 
     best: dict[str, Tensor]
-    """The weights of the best epoch by validation accuracy; of equals, the first."""
+    """The weights of the best epoch by validation accuracy; of equals, the first. Of a lesson that chooses none, the
+    last."""
     best_epoch: int
     """From 1."""
-    best_validation: float
+    best_validation: float | None
+    """None where nothing was validated."""
     last: dict[str, Tensor]
-    last_validation: float
+    last_validation: float | None
     steps: int
     seconds: float
     """Wall time of all attempts, validation and saving included."""
@@ -81,8 +88,8 @@ class Trained:
 class _Run:
     """What stays the same from the first step to the last."""
 
+    lesson: Lesson
     state: LoopState
-    teacher: Teacher | None
     dataset: Dataset
     recipe: Training
     augment: tuple[str, ...]
@@ -93,32 +100,29 @@ class _Run:
 
 
 def train(
-    network: nn.Module,
+    lesson: Lesson,
     *,
-    objective: Objective,
-    teacher: Teacher | None,
     dataset: Dataset,
     recipe: Training,
     augment: tuple[str, ...],
     observer: Observer,
     resume: dict[str, Any] | None = None,
 ) -> Trained:
-    """Train `network` in place on the training split and choose the best epoch on the validation split.
+    """Train the lesson's network in place on the training split and choose the best epoch on the validation split.
 
-    Without a teacher, only the objective's terms that need none are learned from. `resume` is a state that an observer
-    was handed by a run with the same arguments.
+    `resume` is a state that an observer was handed by a run with the same arguments.
 
     Raises:
         TrainingDiverged: the loss or the weights stopped being finite; such a state is never handed out.
         Stopped: the observer asked for it and has been handed the state.
     """
-    state = _fresh_state(network, objective=objective, recipe=recipe)
+    state = _fresh_state(lesson, recipe=recipe)
     if resume is not None:
         state.load_state_dict(resume)
-    steps_per_epoch = batch_count(len(dataset.train), batch_size=recipe.batch_size)
+    steps_per_epoch = lesson.batch_count(dataset, recipe)
     run = _Run(
+        lesson=lesson,
         state=state,
-        teacher=teacher,
         dataset=dataset.to(state.device),
         recipe=recipe,
         augment=augment,
@@ -131,30 +135,24 @@ def train(
     clock.tell()
     while state.epoch < recipe.epochs:
         _learn_epoch(run, clock=clock)
-        state.last_validation = _validate(run, clock=clock)
-        state.epoch, state.batch = state.epoch + 1, 0
-        _log(run, {"validation/accuracy": state.last_validation, **clock.epoch_pace()})
-        if state.last_validation > state.best_validation:
-            state.best, state.best_epoch = _copied(network.state_dict()), state.epoch
-            state.best_validation = state.last_validation
+        _examine(run, clock=clock)
         if state.epoch % recipe.checkpoint_every.epochs == 0 or state.epoch == recipe.epochs or clock.save_due():
             _save(run, clock=clock)
     clock.tell()
     return _trained(state)
 
 
-def _fresh_state(network: nn.Module, *, objective: Objective, recipe: Training) -> LoopState:
+def _fresh_state(lesson: Lesson, *, recipe: Training) -> LoopState:
     """Bring everything to its device and layout, and seed what dropout draws from."""
-    device, layout = resolve_device(recipe.device), memory_format(network)
-    network.to(device).to(memory_format=layout)
-    objective.to(device)
+    device = resolve_device(recipe.device)
+    layout = lesson.prepare(device)
     torch.manual_seed(_seed(recipe))
-    parameters = [each for part in (network, objective) for each in part.parameters() if each.requires_grad]
+    learners = lesson.learners()
     return LoopState(
-        network=network,
-        objective=objective,
-        optimizer=optim.optimizer(recipe.optimizer, parameters),
-        parameters=parameters,
+        network=lesson.network,
+        objective=lesson.objective,
+        optimizer=optim.optimizer(recipe.optimizer, [each for group in learners for each in group]),
+        learners=learners,
         device=device,
         layout=layout,
     )
@@ -173,15 +171,17 @@ def _seed(recipe: Training) -> int:
 def _learn_epoch(run: _Run, *, clock: Clock) -> None:
     """The rest of the current epoch, from the batch that the state stands at."""
     state = run.state
-    log_every = math.ceil(run.steps_per_epoch / LOGS_PER_EPOCH)
     state.network.train()
     clock.start_epoch()
     for batch in _views(run):
         ends_epoch = state.batch + 1 == run.steps_per_epoch
-        logged = ends_epoch or (state.batch + 1) % log_every == 0
-        rate, norm = _learn(run, batch, wants_norm=logged)
+        logged = ends_epoch or (state.batch + 1) % math.ceil(run.steps_per_epoch / LOGS_PER_EPOCH) == 0
+        shared = ends_epoch or (state.batch + 1) % math.ceil(run.steps_per_epoch / SHARES_PER_EPOCH) == 0
+        step = _learn(run, batch, wants_norm=logged, wants_shares=shared)
+        if shared and step.shares:
+            _log(run, step.shares)
         if logged:
-            _log(run, {**_window_means(run), "lr": rate, "grad_norm": float(norm)})
+            _log(run, {**_window_means(run), "lr": step.rate, "grad_norm": float(step.norm)})
         clock.count(len(batch.labels))
         if run.observer.stop_requested():
             _stop(run, clock=clock)
@@ -189,54 +189,66 @@ def _learn_epoch(run: _Run, *, clock: Clock) -> None:
             _save(run, clock=clock)
 
 
-def _learn(run: _Run, batch: Batch, *, wants_norm: bool) -> tuple[float, Tensor | float]:
-    """One step of the optimizer. Gives its learning rate and, where wanted, the gradient's norm before clipping."""
-    state, objective, optimizer = run.state, run.state.objective, run.state.optimizer
+@dataclass(frozen=True)
+class _Step:
+    """What is told of one step of the optimizer."""
+
+    rate: float
+    norm: Tensor | float
+    """Of the gradient before clipping; NaN where it was not asked for."""
+    shares: Mapping[str, float]
+
+
+def _learn(run: _Run, batch: Batch, *, wants_norm: bool, wants_shares: bool) -> _Step:
+    """One step of the optimizer."""
+    state, lesson, optimizer = run.state, run.lesson, run.state.optimizer
     rate = run.recipe.optimizer.lr * run.rate(state.step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     with autocast(state.device, precision=run.precision):
-        knowledge = None if run.teacher is None else run.teacher.knowledge(batch)
-        answers = Outputs(logits=state.network(batch.images))
-    terms = objective(answers, knowledge, batch)
-    loss = torch.stack([objective.weights[name] * value for name, value in terms.items()]).sum()
+        answers = lesson.forward(batch)
+    terms, weights = lesson.terms(answers, batch), lesson.weights(state.epoch)
+    weighted = {name: weights[name] * value for name, value in terms.items()}
+    loss = torch.stack(list(weighted.values())).sum()
+    counting = {name: value for name, value in weighted.items() if weights[name] > 0}
+    shares = gradient_shares(counting, lesson=lesson) if wants_shares else {}
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    norm = _clip(state.parameters, largest=run.recipe.clip_grad_norm, wants_norm=wants_norm)
+    norm = _clip(state.learners, largest=run.recipe.clip_grad_norm, wants_norm=wants_norm)
     optimizer.step()
     state.step += 1
     state.batch += 1
     # Kept on the device: reading a value here would make the device wait for the host at every step.
     state.columns = ("loss", *terms)
     state.window.append(torch.stack([loss.detach(), *(value.detach() for value in terms.values())]))
-    return rate, norm
+    return _Step(rate, norm, shares)
 
 
 def _views(run: _Run) -> Iterator[Batch]:
-    return batches(
-        run.dataset.train,
-        batch_size=run.recipe.batch_size,
-        seed=_seed(run.recipe),
+    return run.lesson.batches(
+        run.dataset,
+        run.recipe,
         epoch=run.state.epoch,
-        augment=run.augment,
-        mean=run.dataset.mean,
-        std=run.dataset.std,
         start_batch=run.state.batch,
-        channels_last=run.state.layout == torch.channels_last,
+        augment=run.augment,
+        layout=run.state.layout,
     )
 
 
-def _clip(parameters: list[nn.Parameter], *, largest: float | None, wants_norm: bool) -> Tensor | float:
+def _clip(learners: list[list[nn.Parameter]], *, largest: float | None, wants_norm: bool) -> Tensor | float:
+    """The gradient's norm; learners that do not depend on each other are each clipped by their own."""
     if largest is not None:
-        return nn.utils.clip_grad_norm_(parameters, largest)
+        norms = [torch.nn.utils.clip_grad_norm_(group, largest) for group in learners]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if wants_norm:
-        return nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        gradients = [each.grad for group in learners for each in group if each.grad is not None]
+        return nn.utils.get_total_norm(gradients)
     return math.nan
 
 
 def _window_means(run: _Run) -> dict[str, float]:
     """Mean loss and terms, raw and weighted, over the steps since the last logged one; the window starts anew."""
-    state, weights = run.state, run.state.objective.weights
+    state, weights = run.state, run.lesson.weights(run.state.epoch)
     _require_finite_losses(run)
     means = dict(zip(state.columns, torch.stack(state.window).double().mean(dim=0).tolist(), strict=True))
     state.window = []
@@ -263,16 +275,38 @@ def _progress(run: _Run, images_per_second: float | None) -> None:
     )
 
 
-def _validate(run: _Run, *, clock: Clock) -> float:
-    """Accuracy on the validation split, in float32; between portions the observer may stop the run."""
+def _examine(run: _Run, *, clock: Clock) -> None:
+    """The end of an epoch: validation, the best weights so far, and a word about terms that taught nothing."""
+    state, lesson = run.state, run.lesson
     _require_finite_weights(run)
+    values = {}
+    if lesson.chooses_best:
+        state.last_validation = values["validation/accuracy"] = _validate(run, lesson.network, clock=clock)
+        for name, network in lesson.companions().items():
+            values[f"validation/accuracy/{name}"] = _validate(run, network, clock=clock)
+    state.epoch, state.batch = state.epoch + 1, 0
+    _log(run, {**values, **clock.epoch_pace()})
+    if state.last_validation is None or state.best_validation is None or state.last_validation > state.best_validation:
+        state.best, state.best_epoch = _copied(lesson.network.state_dict()), state.epoch
+        state.best_validation = state.last_validation
+    for name in dead_terms(state.history, since=state.step - run.steps_per_epoch):
+        if name not in state.warned:
+            state.warned = (*state.warned, name)
+            run.observer.warning(
+                f"The term {name} teaches nothing: for a whole epoch its share of the gradient stayed below 0.1 %. "
+                f"Raise its weight, give it other layers, or leave it out."
+            )
+
+
+def _validate(run: _Run, network: nn.Module, *, clock: Clock) -> float:
+    """Accuracy on the validation split, in float32; between portions the observer may stop the run."""
     split, answers = run.dataset.validation, []
     for start in range(0, len(split), VALIDATION_IMAGES):
         if run.observer.stop_requested():
             _stop(run, clock=clock)
         rows = slice(start, start + VALIDATION_IMAGES)
         logits = predict(
-            run.state.network,
+            network,
             Split(split.images[rows], split.labels[rows], split.ids[rows]),
             mean=run.dataset.mean,
             std=run.dataset.std,
@@ -308,7 +342,8 @@ def _require_finite_losses(run: _Run) -> None:
 
 def _require_finite_weights(run: _Run) -> None:
     state_dicts = [run.state.network.state_dict(), run.state.objective.state_dict()]
-    flags = [each.isfinite().all() for part in state_dicts for each in part.values() if each.is_floating_point()]
+    tensors = [each for part in state_dicts for each in part.values() if isinstance(each, Tensor)]
+    flags = [each.isfinite().all() for each in tensors if each.is_floating_point()]
     if not bool(torch.stack(flags).all()):
         raise _diverged(run, step=run.state.step, what="a weight")
 

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.objectives import Objective
-
 History = dict[str, list[tuple[int, float]]]
 """Curves by name: (optimizer steps done, value)."""
 
@@ -17,10 +15,10 @@ class LoopState:
     """Everything a run needs to go on."""
 
     network: nn.Module
-    objective: Objective
+    objective: nn.Module
     optimizer: torch.optim.Optimizer
-    parameters: list[nn.Parameter]
-    """Of network and objective, all that the optimizer trains."""
+    learners: list[list[nn.Parameter]]
+    """All that the optimizer trains, in the groups in which gradients are clipped."""
     device: torch.device
     layout: torch.memory_format
     step: int = 0
@@ -35,8 +33,10 @@ class LoopState:
     history: History = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
-    best_validation: float = -1.0
-    last_validation: float = 0.0
+    best_validation: float | None = None
+    last_validation: float | None = None
+    warned: tuple[str, ...] = ()
+    """Terms of which the user has been told that they teach nothing."""
     images: int = 0
     training_seconds: float = 0.0
     seconds: float = 0.0
@@ -71,5 +71,5 @@ class LoopState:
 _STATEFUL = ("network", "objective", "optimizer")
 _PLAIN = (
     *("step", "epoch", "batch", "columns", "images", "training_seconds", "seconds"),
-    *("best", "best_epoch", "best_validation", "last_validation"),
+    *("best", "best_epoch", "best_validation", "last_validation", "warned"),
 )

@@ -1,14 +1,17 @@
 """Where knowledge comes from: anything that answers a batch."""
 
 import hashlib
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.data.views import Batch
-from engine.outputs import Outputs
-from engine.precision import memory_format
+from engine.outputs import Merge, Outputs
+from engine.precision import for_loss, memory_format
+from engine.taps import tapped
 
 
 class Teacher(Protocol):
@@ -23,12 +26,13 @@ class FrozenTeacher(nn.Module):
     """A live network that nothing can train: evaluation mode, no gradient, batch-norm statistics untouched.
 
     It takes `network` over: its parameters stop asking for gradients and take the layout that runs fastest. It stays
-    in evaluation mode even when a parent, or the network itself, is told to train.
+    in evaluation mode even when a parent, or the network itself, is told to train. `layers` are read along.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, layers: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).to(memory_format=memory_format(network))
+        self._layers = tuple(layers)
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
@@ -36,16 +40,68 @@ class FrozenTeacher(nn.Module):
         return super().train(False)
 
     def knowledge(self, batch: Batch) -> Outputs:
-        """Logits [B, K] for `batch`, in the precision of the caller's autocast."""
+        """Logits [B, K] and maps of the layers for `batch`, in the precision of the caller's autocast."""
         if self.network.training:  # someone holds the network itself and told it to train
             self.network.eval()
         # Not inference mode: its tensors may not be saved for the student's backward pass.
         with torch.no_grad():
-            return Outputs(logits=self.network(batch.images))
+            return tapped(self.network, batch.images, self._layers)
 
     def state_sha256(self) -> str:
         """Hash of every parameter and buffer; equal before and after a run."""
         return state_sha256(self.network)
+
+
+class EnsembleTeacher(nn.Module):
+    """Several frozen teachers that answer together."""
+
+    def __init__(self, members: Sequence[FrozenTeacher], *, merge: Merge) -> None:
+        super().__init__()
+        self.members: Any = nn.ModuleList(members)
+        self._merge = merge
+
+    def knowledge(self, batch: Batch) -> Outputs:
+        """What each member says, and the merged logits [B, K] in float32."""
+        members = tuple(member.knowledge(batch) for member in self.members)
+        each = torch.stack([for_loss(member.logits) for member in members])
+        if self._merge == "mean_logits":
+            return Outputs(logits=each.mean(dim=0), members=members)
+        shares = each.new_full(each.shape[:2], 1 / len(members))
+        if self._merge == "confidence":
+            shares = confidence(each, batch.labels)
+        return Outputs(logits=mixed_logits(each, shares), members=members, merge=self._merge, shares=shares)
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: images [B, C, H, W] to merged logits [B, K]. Without labels there is no confidence, so
+    that all merges but `mean_logits` give the logarithm of the mean probabilities."""
+
+    def __init__(self, members: Sequence[nn.Module], *, merge: Merge) -> None:
+        super().__init__()
+        self.members: Any = nn.ModuleList(members)
+        self._merge = merge
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Merged logits [B, K]."""
+        each = torch.stack([member(images) for member in self.members])
+        if self._merge == "mean_logits":
+            return each.mean(dim=0)
+        return mixed_logits(each, each.new_full(each.shape[:2], 1 / len(self.members)))
+
+
+def mixed_logits(each: Tensor, shares: Tensor) -> Tensor:
+    """log Σ_m s_m softmax(z_m): [B, K] from logits [M, B, K] and shares [M, B] that add up to 1 over M."""
+    return torch.logsumexp(functional.log_softmax(each, dim=2) + shares.log().unsqueeze(2), dim=0)
+
+
+def confidence(each: Tensor, labels: Tensor) -> Tensor:
+    """What each of M teachers counts for each sample: (1 - softmax_m(CE_m)) / (M - 1), [M, B]; adds up to 1 over M.
+
+    Zhang et al., Confidence-Aware Multi-Teacher Knowledge Distillation, ICASSP 2022, equation 3. `each` [M, B, K].
+    """
+    count, batch = each.shape[:2]
+    losses = functional.cross_entropy(each.flatten(0, 1), labels.repeat(count), reduction="none").view(count, batch)
+    return (1 - losses.softmax(dim=0)) / (count - 1)
 
 
 def state_sha256(network: nn.Module) -> str:

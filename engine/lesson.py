@@ -1,0 +1,88 @@
+"""Who is trained, on what: the one thing that strategies give to the loop."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from distillery.spec.training import Training
+from engine.data.dataset import Dataset
+from engine.data.views import Batch, batch_count, batches
+from engine.precision import memory_format
+from engine.taps import classifier
+
+
+class Lesson:
+    """A network in training, what it is taught by, and what else must be trained or remembered for that.
+
+    A strategy overrides what it does otherwise. Whatever decides what is learned is a function of (seed, epoch, batch),
+    of `network` and of `objective`: these two are saved, so that a resumed run goes on as if it had never stopped.
+    """
+
+    chooses_best: ClassVar[bool] = True
+    """Whether the best epoch is chosen on the validation split; if not, the last one is kept and nothing is validated."""
+
+    def __init__(self, network: nn.Module, *, objective: nn.Module) -> None:
+        self.network = network
+        """Trained and delivered: images [B, C, H, W] to logits [B, K]."""
+        self.objective = objective
+        """Trained or remembered along with it, saved, and never delivered: adapters, banks, generators."""
+
+    def prepare(self, device: torch.device) -> torch.memory_format:
+        """Bring everything to its device and layout; gives the layout of the images."""
+        layout = memory_format(self.network)
+        self.network.to(device).to(memory_format=layout)
+        self.objective.to(device)
+        return layout
+
+    def learners(self) -> list[list[nn.Parameter]]:
+        """What the optimizer trains, in groups of which each has its own gradient clipped."""
+        return [[each for part in (self.network, self.objective) for each in part.parameters() if each.requires_grad]]
+
+    def batch_count(self, dataset: Dataset, recipe: Training) -> int:
+        """Optimizer steps of an epoch."""
+        return batch_count(len(dataset.train), batch_size=recipe.batch_size)
+
+    def batches(
+        self, dataset: Dataset, recipe: Training, *, epoch: int, start_batch: int, augment: tuple[str, ...], layout: Any
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0, from `start_batch` on: those of the training split."""
+        if recipe.seed is None:
+            raise AssertionError("The loop refuses a recipe without a seed.")
+        return batches(
+            dataset.train,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            augment=augment,
+            mean=dataset.mean,
+            std=dataset.std,
+            start_batch=start_batch,
+            channels_last=layout == torch.channels_last,
+        )
+
+    def forward(self, batch: Batch) -> Any:
+        """Everything that runs in the recipe's precision: the forward passes. What it gives goes to `terms`."""
+        raise NotImplementedError
+
+    def terms(self, answers: Any, batch: Batch) -> dict[str, Tensor]:
+        """Each loss by its name, unweighted, in float32."""
+        raise NotImplementedError
+
+    def weights(self, epoch: int) -> Mapping[str, float]:
+        """What each loss counts in an epoch, counted from 0."""
+        raise NotImplementedError
+
+    def companions(self) -> Mapping[str, nn.Module]:
+        """Other networks whose accuracy on the validation split is worth a curve, by name."""
+        return {}
+
+    def trunk(self) -> list[nn.Parameter]:
+        """The weights on which the terms meet: those of the network without its last layer, which only labels reach."""
+        last = {id(each) for each in classifier(self.network).parameters()}
+        return [each for each in self.network.parameters() if each.requires_grad and id(each) not in last]
+
+    def meeting_terms(self) -> tuple[str, ...] | None:
+        """The names of the terms that reach the trunk; None when all of them do."""
+        return None

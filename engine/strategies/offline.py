@@ -1,0 +1,48 @@
+"""Offline: a frozen teacher answers, the student learns. Without a teacher, plain training on the labels.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from engine.data.views import Batch
+from engine.lesson import Lesson
+from engine.objectives import Objective
+from engine.outputs import Outputs
+from engine.taps import tapped
+from engine.teachers import Teacher
+
+
+class Offline(Lesson):
+    """One student and a teacher that nothing trains."""
+
+    objective: Objective
+
+    def __init__(self, network: nn.Module, *, objective: Objective, teacher: Teacher | None) -> None:
+        super().__init__(network, objective=objective)
+        self._teacher = teacher
+        self._layers = objective.student_layers if teacher is not None else ()
+
+    def forward(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
+        """What the student says, and what the teacher says of the same view."""
+        knowledge = None if self._teacher is None else self._teacher.knowledge(batch)
+        return tapped(self.network, batch.images, self._layers), knowledge
+
+    def terms(self, answers: tuple[Outputs, Outputs | None], batch: Batch) -> dict[str, Tensor]:
+        """The objective's terms."""
+        student, teacher = answers
+        raw: dict[str, Tensor] = self.objective(student, teacher, batch)
+        return raw
+
+    def weights(self, epoch: int) -> Mapping[str, float]:
+        """The objective's weights."""
+        return self.objective.weights_in(epoch)
+
+    def prepare(self, device: torch.device) -> torch.memory_format:
+        """The teacher comes along."""
+        if isinstance(self._teacher, nn.Module):
+            self._teacher.to(device)
+        return super().prepare(device)
