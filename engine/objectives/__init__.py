@@ -9,11 +9,32 @@ from distillery.errors import InvalidRequest
 from distillery.spec.objectives import LayerPair, Term
 from engine.data.views import Batch
 from engine.fitting import Fitting
+from engine.objectives.attention_transfer import AttentionTransfer
+from engine.objectives.crd import Crd
 from engine.objectives.cross_entropy import CrossEntropy
+from engine.objectives.dist import Dist
+from engine.objectives.dkd import Dkd
+from engine.objectives.hint import Hint
+from engine.objectives.relational import Relational
+from engine.objectives.review import Review
+from engine.objectives.similarity import Similarity
 from engine.objectives.soft_targets import SoftTargets
+from engine.objectives.vid import Vid
 from engine.outputs import Outputs
 
-OBJECTIVES = (CrossEntropy, SoftTargets)
+OBJECTIVES = (
+    CrossEntropy,
+    SoftTargets,
+    Dkd,
+    Dist,
+    Hint,
+    AttentionTransfer,
+    Similarity,
+    Relational,
+    Vid,
+    Crd,
+    Review,
+)
 """Every term, in the order of the documentation. Each is made from its spec and a `Fitting` and has `name`,
 `needs_teacher`, `forward`, and, where it reads layers, `pairs`."""
 
@@ -24,7 +45,7 @@ class OfEachTeacher(nn.Module):
     def __init__(self, terms: Sequence[nn.Module]) -> None:
         super().__init__()
         self.terms: Any = nn.ModuleList(terms)
-        self.name: str = self.terms[0].name
+        self.name: Any = terms[0].name
         self.needs_teacher: bool = True
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -107,7 +128,7 @@ def build(terms: Sequence[Term], fittings: Sequence[Fitting] = ()) -> Objective:
     if not terms:
         raise InvalidRequest("The objective has no terms: nothing would be learned.", pointer="/method/objective")
     made = [_made(term, fittings, place=place) for place, term in enumerate(terms)]
-    warmups = {term.term: term.warmup_epochs for term in terms}
+    warmups: dict[str, float] = {term.term: term.warmup_epochs for term in terms}
     return Objective(made, weights={term.term: term.weight for term in terms}, warmups=warmups)
 
 

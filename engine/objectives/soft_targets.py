@@ -17,6 +17,9 @@ from engine.outputs import Outputs
 from engine.precision import for_loss
 
 _STANDARD_EPSILON = 1e-7
+_EQUAL = 1e-6
+"""Logits that differ by a smaller share of their size are equal."""
+
 
 def soft_targets(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """T²·(1/B)·Σ KL(softmax(z_t/T) ‖ softmax(z_s/T)). Scalar, in float32; both logits are [B, K].
@@ -33,16 +36,19 @@ def soft_targets(student_logits: Tensor, teacher_logits: Tensor, *, temperature:
 def standardized(logits: Tensor) -> Tensor:
     """(z - mean) / (std + 1e-7) of each sample, [B, K], in float32: an affine map of the logits changes nothing.
 
-    The deviation is the population's; equal logits give zeros, and a gradient of zero.
+    The deviation is the population's. Logits that are equal up to rounding are only centred: they say nothing, and the
+    formula would blow their rounding up, and its gradient with it.
     """
     z = for_loss(logits)
     centred = z - z.mean(dim=1, keepdim=True)
-    # The square root has no gradient at 0, where all logits are equal.
-    variance = centred.square().mean(dim=1, keepdim=True)
-    return centred / (variance.clamp_min(1e-24).sqrt() + _STANDARD_EPSILON)
+    size = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    varies = size > _EQUAL * torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return centred / (size / z.shape[1] ** 0.5 + _STANDARD_EPSILON).where(varies, 1.0)
 
 
-def mixed_soft_targets(student_logits: Tensor, teachers_logits: Tensor, shares: Tensor, *, temperature: float) -> Tensor:
+def mixed_soft_targets(
+    student_logits: Tensor, teachers_logits: Tensor, shares: Tensor, *, temperature: float
+) -> Tensor:
     """T²·(1/B)·Σ KL(Σ_m s_m softmax(z_m/T) ‖ softmax(z_s/T)): the divergence from the mean of several answers.
 
     `student_logits` [B, K], `teachers_logits` [M, B, K], `shares` [M, B] that add up to 1 over M. Scalar, in float32.
@@ -54,7 +60,9 @@ def mixed_soft_targets(student_logits: Tensor, teachers_logits: Tensor, shares: 
     return divergence * temperature**2
 
 
-def weighed_soft_targets(student_logits: Tensor, teachers_logits: Tensor, shares: Tensor, *, temperature: float) -> Tensor:
+def weighed_soft_targets(
+    student_logits: Tensor, teachers_logits: Tensor, shares: Tensor, *, temperature: float
+) -> Tensor:
     """T²·(1/B)·Σ_m s_m KL(softmax(z_m/T) ‖ softmax(z_s/T)): the mean of the divergences from several answers.
 
     Shapes as in `mixed_soft_targets`; the gradient is the same, the value is larger by how far the teachers disagree.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from distillery.errors import InvalidRequest
-from distillery.spec.objectives import PRESETS, CrossEntropyTerm, SoftTargetsTerm, Term
+from distillery.spec.objectives import CrossEntropyTerm, SoftTargetsTerm, Term
+from distillery.spec.presets import PRESETS
 from engine.data.views import Batch
 from engine.objectives import OBJECTIVES, build
 from engine.objectives.cross_entropy import cross_entropy
