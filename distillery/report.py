@@ -98,7 +98,8 @@ class LatencyReport(Record):
 class Quality(Record):
     """How good one network is on the test split, which nothing else has read."""
 
-    role: Literal["teacher", "student", "baseline"]
+    role: str
+    """`teacher`, `student`, `baseline`; `teacher1` and so on for the members of an ensemble, `assistant1`, `exit1`."""
     architecture: str
     images: int
     top1: Estimated
@@ -148,6 +149,38 @@ class Curve(Record):
     values: tuple[float | None, ...]
 
 
+class SeedRun(Record):
+    """One run of the study: test accuracies of the best epochs."""
+
+    seed: int
+    student: float
+    baseline: float | None
+
+
+class Spread(Record):
+    """Student and baseline over several training seeds, with teachers and assistants the same."""
+
+    runs: tuple[SeedRun, ...]
+    """The first is that of the student delivered."""
+    student: Estimated
+    """Mean test accuracy with its 95 % interval over seeds (Student's t)."""
+    student_stdev: float
+    baseline: Estimated | None
+    baseline_stdev: float | None
+    gain: Estimated | None
+    """Mean difference of student and baseline of the same seed, likewise."""
+
+
+class EarlyExit(Record):
+    """A network that ends behind one stage of the student; its quality stands under its role in `quality`."""
+
+    role: str
+    stage: str
+    """Module path of the stage."""
+    latency: LatencyReport | None
+    """The whole student, called `teacher` there, against this exit."""
+
+
 class Report(Record):
     """The answer to both questions: how much faster, and did the teacher help."""
 
@@ -156,13 +189,20 @@ class Report(Record):
     helped: bool | None
     """None without a baseline, or when the difference lies within the uncertainty."""
     gain: Estimated | None
-    """Student minus baseline, top-1, with a 95 % interval over test images (paired)."""
+    """Student minus baseline, top-1, with a 95 % interval: over test images (paired), or over seeds where there are
+    several."""
     gap_closed: float | None
     """(student - baseline) / (teacher - baseline); None when the teacher is not better than the baseline."""
     speedup: Estimated | None
     """Of the first runtime and batch size measured whose verdict is valid."""
     warnings: tuple[str, ...]
     quality: tuple[Quality, ...]
+    seeds: Spread | None = None
+    """With `seeds` above 1."""
+    exits: tuple[EarlyExit, ...] = ()
+    """Of a self-distilled student whose exits are delivered, shallow to deep."""
+    synthetic: str = ""
+    """Of a data-free job, a sheet of the images that the student learned from: a PNG as a data URL."""
     disagreements: tuple[Disagreement, ...]
     curves: tuple[Curve, ...]
     latency: LatencyReport | None

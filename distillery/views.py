@@ -10,9 +10,11 @@ from distillery.spec import JobSpec, LatencySpec
 
 Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "crashed", "cancelled"})
-PhaseName = Literal["preparing", "teaching", "training", "baseline", "evaluating", "exporting", "measuring"]
+PhaseName = Literal[
+    "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring"
+]
 PHASES: tuple[PhaseName, ...] = (
-    "preparing", "teaching", "training", "baseline", "evaluating", "exporting", "measuring",
+    "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
     "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "progress", "cancel_requested",
@@ -284,6 +286,8 @@ class ObjectiveTerm(View):
     when_to_use: str
     defaults: dict[str, Any]
     json_schema: dict[str, Any]
+    presets: dict[str, tuple[dict[str, Any], ...]] = {}
+    """Of a strategy that takes them: each name, with the weighted terms that it stands for."""
 
 
 class Page(View, Generic[T]):

@@ -2,7 +2,7 @@
 
 import math
 
-from distillery.report import Percentile
+from distillery.report import Estimated, Percentile
 
 NONE = "\N{EN DASH}"
 """Stands where there is no figure."""
@@ -12,6 +12,11 @@ _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 def percent(share: float | None, decimals: int = 1) -> str:
     """0.8765 is 87.7 %."""
     return NONE if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def between(told: Estimated, decimals: int = 1) -> str:
+    """The interval of a share: 0.932 to 0.971 is 93.2 - 97.1 %, with a dash as long as for a missing figure."""
+    return f"{100 * told.low:.{decimals}f} {NONE} {100 * told.high:.{decimals}f} %"
 
 
 def axis_percent(share: float) -> str:
@@ -30,9 +35,26 @@ def axis_points(share: float) -> str:
     return f"{100 * share:+.3g}".replace("-", _MINUS) if share else "0"
 
 
-def plain(value: float) -> str:
+def deviation(share: float, decimals: int = 1) -> str:
+    """A standard deviation of shares in percentage points."""
+    return f"± {100 * share:.{decimals}f}"
+
+
+def part(share: float | None) -> str:
+    """A share of a whole, the small ones with more digits: 0.0004 is 0.04 %."""
+    if share is None:
+        return NONE
+    if 0 < share < 0.0001:
+        return "< 0.01 %"
+    return percent(share, 1 if share >= 0.01 or not share else 2)
+
+
+def plain(value: float | None) -> str:
     """Four digits at most."""
-    return f"{value:.4g}"
+    if value is None:
+        return NONE
+    digits, _, exponent = f"{value:.4g}".partition("e")
+    return f"{digits}e{int(exponent)}" if exponent else digits
 
 
 def seconds(value: float | None) -> str:

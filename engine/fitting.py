@@ -16,6 +16,7 @@ from engine.evaluate import evaluating
 from engine.taps import EMBEDDING, tapped
 
 _NEGATIVE = -1e-6
+"""As a share of the largest value: the maps of a fresh deep network can be very small."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,15 @@ class Fitting:
     """int64 [n], likewise, each once."""
 
     def pairs(self, wanted: Pairs) -> tuple[LayerPair, ...]:
-        """The pairs of layers that `wanted` means for these two networks, shallow to deep."""
+        """The pairs of layers that `wanted` means for these two networks, shallow to deep.
+
+        Raises:
+            InvalidRequest: a named layer is none of those looked at.
+        """
         if not isinstance(wanted, str):
+            for pair in wanted:
+                _require(pair.student, self.student, "student")
+                _require(pair.teacher, self.teacher, "teacher")
             return wanted
         if wanted == "embedding":
             return (LayerPair(student=EMBEDDING, teacher=EMBEDDING),)
@@ -64,8 +72,26 @@ class Fitting:
         return (every[(len(every) - 1) // 2 if wanted == "middle" else -1],)
 
     def shapes(self, pair: LayerPair) -> tuple[Feature, Feature]:
-        """What student and teacher give at the two layers of a pair."""
-        return self.student.features[pair.student], self.teacher.features[pair.teacher]
+        """What student and teacher give at the two layers of a pair.
+
+        Raises:
+            InvalidRequest: one of the layers was not looked at.
+        """
+        return _feature(self.student, pair.student, of="student"), _feature(self.teacher, pair.teacher, of="teacher")
+
+
+def _feature(network: Surveyed, layer: str, *, of: str) -> Feature:
+    if layer not in network.features:
+        known = ", ".join(network.features)
+        raise InvalidRequest(f"The {of} was not asked for a layer '{layer}'.", hint=f"It was asked for {known}.")
+    return network.features[layer]
+
+
+def _require(layer: str, seen: Surveyed, whose: str) -> None:
+    if layer not in seen.features:
+        raise InvalidRequest(
+            f"There is no layer '{layer}' of the {whose} to read.", hint=f"There are {', '.join(seen.features)}."
+        )
 
 
 def survey(network: nn.Module, images: Tensor, *, stages: Sequence[str], layers: Sequence[str] = ()) -> Surveyed:
@@ -84,7 +110,8 @@ def survey(network: nn.Module, images: Tensor, *, stages: Sequence[str], layers:
         if value.shape[2] != value.shape[3]:
             shape = tuple(value.shape[1:])
             raise InvalidRequest(f"The layer '{name}' gives {shape}, which is no square map.", hint="Name another.")
-        features[name] = Feature(value.shape[1], value.shape[2], bool(value.min() < _NEGATIVE))
+        signed = bool(value.min() < _NEGATIVE * value.abs().max())
+        features[name] = Feature(value.shape[1], value.shape[2], signed)
     return Surveyed(features, tuple(stages))
 
 

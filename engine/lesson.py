@@ -86,3 +86,7 @@ class Lesson:
     def meeting_terms(self) -> tuple[str, ...] | None:
         """The names of the terms that reach the trunk; None when all of them do."""
         return None
+
+    def keepsakes(self) -> dict[str, Tensor]:
+        """Tensors on the CPU that are worth showing when the run has ended, by name."""
+        return {}

@@ -6,7 +6,7 @@ save. So a run that was stopped and resumed equals an uninterrupted one, bit for
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
@@ -82,6 +82,8 @@ class Trained:
     images_per_second: float
     """Training images per second of training, validation and saving not included."""
     history: History
+    keepsakes: dict[str, Tensor] = field(default_factory=dict)
+    """What the lesson wants to be shown in the end."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def train(
         if state.epoch % recipe.checkpoint_every.epochs == 0 or state.epoch == recipe.epochs or clock.save_due():
             _save(run, clock=clock)
     clock.tell()
-    return _trained(state)
+    return _trained(state, keepsakes=lesson.keepsakes())
 
 
 def _fresh_state(lesson: Lesson, *, recipe: Training) -> LoopState:
@@ -259,10 +261,10 @@ def _window_means(run: _Run) -> dict[str, float]:
     return values
 
 
-def _log(run: _Run, values: dict[str, float]) -> None:
+def _log(run: _Run, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         run.state.history.setdefault(name, []).append((run.state.step, value))
-    run.observer.metrics(run.state.step, values)
+    run.observer.metrics(run.state.step, dict(values))
 
 
 def _progress(run: _Run, images_per_second: float | None) -> None:
@@ -365,7 +367,7 @@ def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _trained(state: LoopState) -> Trained:
+def _trained(state: LoopState, *, keepsakes: dict[str, Tensor]) -> Trained:
     return Trained(
         best=state.best,
         best_epoch=state.best_epoch,
@@ -376,4 +378,5 @@ def _trained(state: LoopState) -> Trained:
         seconds=state.seconds,
         images_per_second=state.images / state.training_seconds if state.training_seconds else 0.0,
         history=state.history,
+        keepsakes=keepsakes,
     )

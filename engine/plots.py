@@ -16,11 +16,23 @@ _VALUE = 62.0
 _ROW, _GAP = 28.0, 10.0
 _AXIS = 46.0
 """Height below the plot for tick labels and the axis label."""
+TONES = tuple(f"tone{number}" for number in range(1, 9))
+"""Classes for lines besides the main three, told apart by colour and by dashes, as the style sheet has them."""
+_CORNERS = {
+    "teacher": ((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
+    "baseline": ((0, -6), (6, 0), (0, 6), (-6, 0)),
+    "tone1": ((0, -5.5), (5.5, 4.5), (-5.5, 4.5)),
+    "tone2": ((0, 5.5), (5.5, -4.5), (-5.5, -4.5)),
+    "tone3": ((0, -5.5), (5.5, -1.5), (3.5, 4.5), (-3.5, 4.5), (-5.5, -1.5)),
+    "tone4": ((-2, -5.5), (2, -5.5), (2, 5.5), (-2, 5.5)),
+    "tone5": ((-5.5, -2), (5.5, -2), (5.5, 2), (-5.5, 2)),
+}
+"""The marks that are no circles, in pixels around their middle."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `kind` is a CSS class (teacher, student, baseline); None makes a gap."""
+    """A curve: `kind` is a CSS class (teacher, student, baseline, or one of `TONES`); None makes a gap."""
 
     name: str
     kind: str
@@ -92,7 +104,7 @@ def lines(
     y_text: Callable[[float], str],
     bounds: tuple[float, float] | None = None,
 ) -> str:
-    """Curves over steps with a legend at the end of each; empty where no curve has a finite value."""
+    """Curves over steps; empty where no curve has a finite value. `key` makes the legend."""
     told = [(x, y) for line in series for x, y in line.points if y is not None and math.isfinite(y)]
     if not told:
         return ""
@@ -200,12 +212,17 @@ def _segment(kind: str, start: float, end: float, y: float) -> str:
 
 def _mark(kind: str, x: float, y: float) -> str:
     """A shape of its own for each kind, so that colour is never the only difference."""
-    if kind == "teacher":
-        return f'<rect class="mark {kind}" x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>'
-    if kind == "baseline":
-        corners = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
+    if kind in _CORNERS:
+        corners = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in _CORNERS[kind])
         return f'<polygon class="mark {kind}" points="{corners}"/>'
     return f'<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+
+
+def key(kind: str, *, marked: bool = True) -> str:
+    """For a legend, how a kind is drawn: its line, and its mark upon it."""
+    stroke = "" if kind == "control" else f'<path class="line {kind}" d="M0 7H34"/>'
+    mark = _mark(kind, 17, 7) if marked else ""
+    return f'<svg viewBox="0 0 34 14" aria-hidden="true">{stroke}{mark}</svg>'
 
 
 def deltas(

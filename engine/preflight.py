@@ -6,13 +6,11 @@ from torch import nn
 from distillery.errors import DistilleryError, InvalidRequest, UnreadableData, UnusableWeights
 from distillery.spec.training import Training
 from engine.data.dataset import Dataset
-from engine.data.views import Normalisation
 from engine.evaluate import evaluating
 from engine.precision import Precision, autocast, resolve_device, resolve_precision
 
 FEW_TEST_IMAGES = 300
 """Below this the interval around an accuracy of 90 % is wider than 3 points to either side."""
-_SAMPLES = 2
 
 
 def check_data(dataset: Dataset) -> tuple[str, ...]:
@@ -95,33 +93,33 @@ def _unanswering(device: torch.device, why: str) -> InvalidRequest:
     )
 
 
-def check_pair(teacher: str, student: str, *, classes: int, image_size: int, channels: int) -> None:
-    """Whether both networks can be built for this data; no memory is taken for their weights.
+def check_architecture(name: str, *, pointer: str, classes: int, image_size: int, channels: int) -> None:
+    """Whether a network can be built for this data; no memory is taken for its weights.
 
     Raises:
         UnknownName: the catalogue has no such network.
-        InvalidRequest: the images are too small for a network.
+        InvalidRequest: the images are too small for it. Both name `pointer`, the field that asked for it.
     """
     from models import build
 
-    for name, pointer in ((teacher, "/teacher/architecture"), (student, "/student/architecture")):
-        try:
-            with torch.device("meta"):
-                build(name, classes=classes, image_size=image_size, channels=channels)
-        except DistilleryError as error:
-            error.pointer = error.pointer or pointer
-            raise
+    try:
+        with torch.device("meta"):
+            build(name, classes=classes, image_size=image_size, channels=channels)
+    except DistilleryError as error:
+        error.pointer = error.pointer or pointer
+        raise
 
 
 def check_forward(
     network: nn.Module,
-    dataset: Dataset,
+    images: torch.Tensor,
     *,
+    classes: int,
     role: str,
     device: torch.device | str,
     precision: Precision = "fp32",
 ) -> None:
-    """Send two real validation images through `network`, which is on `device`, and look at the answers.
+    """Send a few images, float32 [B, C, H, W], through `network`, which is on `device`, and look at the answers.
 
     `role` is `teacher` or `student`, for the message.
 
@@ -130,19 +128,17 @@ def check_forward(
         InvalidRequest: they are not [B, K], or the network cannot read images of this shape at all.
     """
     device = torch.device(device)
-    pixels = dataset.validation.images[:_SAMPLES].to(device)
-    images = Normalisation(mean=dataset.mean, std=dataset.std, device=device)(pixels)
     pointer = f"/{role}/architecture"
     try:
         with evaluating(network), torch.inference_mode(), autocast(device, precision=precision):
-            logits = network(images)
+            logits = network(images.to(device))
     except (RuntimeError, ValueError) as error:
         raise InvalidRequest(
             f"The {role} cannot read images of shape {tuple(images.shape[1:])}: {str(error).splitlines()[0]}",
             hint="Choose another 'image_size' or another architecture.",
             pointer=pointer,
         ) from None
-    expected = (len(pixels), len(dataset.classes))
+    expected = (len(images), classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InvalidRequest(f"The {role} answers with {found}; expected logits of {expected}.", pointer=pointer)

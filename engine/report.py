@@ -1,27 +1,38 @@
 """The distillation report: how good teacher, student and baseline are, and what follows from that, in plain words."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
-from distillery.report import Curve, Estimated, LatencyComparison, LatencyReport, Quality, Report
+from distillery.report import (
+    Curve,
+    EarlyExit,
+    Estimated,
+    LatencyComparison,
+    LatencyReport,
+    Quality,
+    Report,
+    Spread,
+)
 from distillery.spec import JobSpec
+from distillery.spec.methods import DataFreeMethod, SelfDistillationMethod
 from engine import environment as machine
 from engine import evaluate
 from engine.data.dataset import Dataset
-from engine.figures import points
+from engine.data.sealed import SealedSplit
+from engine.figures import percent, points
 from engine.loop import Trained
 from models import count
 
-Role = Literal["teacher", "student", "baseline"]
-PHASES: dict[Role, str] = {"teacher": "teaching", "student": "training", "baseline": "baseline"}
 CURVE_POINTS = 500
 """Most points of a curve that are kept; enough for a plot, and the report stays small."""
 FEW_IMAGES = 200
 """Below this the interval of an accuracy of 0.85 is wider than ten points."""
+RUNS = {"teacher": "teaching", "student": "training", "baseline": "baseline"}
+"""The names before the series of the three networks that every report is about."""
 _SPEED_WARNINGS = {
     "slower": "The student is slower than the teacher",
     "inconclusive": "Whether the student is faster than the teacher could not be told",
@@ -34,7 +45,8 @@ class Candidate:
     """A network and its answers to the whole test split.
 
     `logits` [N, K] are those of the delivered (best) weights, `last_logits` those of the last epoch's. `file_bytes` is
-    the size of its weights file. `trained` is None for a network that was not trained in this job.
+    the size of its weights file. `trained` is None for a network that was not trained in a run of its own; `run` is the
+    name before that run's series, where it is not the usual one of its role.
     """
 
     architecture: str
@@ -43,16 +55,29 @@ class Candidate:
     file_bytes: int
     trained: Trained | None = None
     last_logits: Tensor | None = None
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What only some studies have."""
+
+    others: Mapping[str, Candidate] = field(default_factory=dict)
+    """More networks by role: members of an ensemble, assistants, early exits."""
+    spread: Spread | None = None
+    exits: tuple[EarlyExit, ...] = ()
+    synthetic: str = ""
 
 
 def assemble(
     student: Candidate,
     *,
-    teacher: Candidate,
+    teacher: Candidate | None,
     baseline: Candidate | None,
     dataset: Dataset,
     spec: JobSpec,
     latency: LatencyReport | None,
+    besides: Besides | None = None,
     warnings: Sequence[str] = (),
 ) -> Report:
     """The report of one job. `warnings` are what was noticed earlier; the report adds its own.
@@ -61,26 +86,31 @@ def assemble(
         MissingDependency: Pillow, which draws the thumbnails, is not installed.
         TrainingDiverged: a network's answers are not finite.
     """
-    candidates: dict[Role, Candidate] = {"teacher": teacher, "student": student}
-    if baseline is not None:
-        candidates["baseline"] = baseline
+    besides = besides or Besides()
+    named = {"teacher": teacher, "student": student, "baseline": baseline, **besides.others}
+    candidates = {role: each for role, each in named.items() if each is not None}
+    taught_by = None if teacher is None else teacher.logits
     quality = {
-        role: _quality(role, each, teacher_logits=teacher.logits, dataset=dataset) for role, each in candidates.items()
+        role: _quality(role, each, teacher_logits=taught_by, dataset=dataset) for role, each in candidates.items()
     }
-    gain = None if baseline is None else _gain(student, baseline=baseline, labels=dataset.test.labels.cpu())
-    closed = gap_closed(quality)
+    gain = _gain(student, baseline=baseline, spread=besides.spread, labels=dataset.test.labels.cpu())
     return Report(
-        summary=summary(quality["student"], gain=gain, latency=latency),
+        summary=summary(quality["student"], gain=gain, latency=latency, besides=_aside(spec, quality, besides)),
         helped=helped(gain),
         gain=gain,
-        gap_closed=closed,
+        gap_closed=gap_closed(quality),
         speedup=next((each.speedup for each in _valid(latency)), None),
-        warnings=(*warnings, *_warnings(quality, gain=gain, latency=latency)),
+        warnings=(*warnings, *_warnings(quality, gain=gain, latency=latency, alone=_alone(spec))),
         quality=tuple(quality.values()),
-        disagreements=evaluate.disagreements(
-            dataset.test, student_logits=student.logits, teacher_logits=teacher.logits, classes=dataset.classes
+        seeds=besides.spread,
+        exits=besides.exits,
+        synthetic=besides.synthetic,
+        disagreements=()
+        if taught_by is None
+        else evaluate.disagreements(
+            dataset.test, student_logits=student.logits, teacher_logits=taught_by, classes=dataset.classes
         ),
-        curves=tuple(curve for role, each in candidates.items() for curve in _curves(role, each.trained)),
+        curves=tuple(curve for role, each in candidates.items() for curve in _curves(role, each)),
         latency=latency,
         dataset=_described(dataset),
         environment=machine.describe(),
@@ -88,10 +118,12 @@ def assemble(
     )
 
 
-def _quality(role: Role, candidate: Candidate, *, teacher_logits: Tensor, dataset: Dataset) -> Quality:
+def _quality(role: str, candidate: Candidate, *, teacher_logits: Tensor | None, dataset: Dataset) -> Quality:
     labels, trained = dataset.test.labels.cpu(), candidate.trained
     scores = evaluate.score(candidate.logits, labels, classes=dataset.classes)
-    agreement, kl = (None, None) if role == "teacher" else evaluate.fidelity(candidate.logits, teacher_logits)
+    agreement, kl = None, None
+    if role != "teacher" and teacher_logits is not None:
+        agreement, kl = evaluate.fidelity(candidate.logits, teacher_logits)
     last = candidate.last_logits
     return Quality(
         role=role,
@@ -116,20 +148,24 @@ def _quality(role: Role, candidate: Candidate, *, teacher_logits: Tensor, datase
     )
 
 
-def _gain(student: Candidate, *, baseline: Candidate, labels: Tensor) -> Estimated:
+def _gain(student: Candidate, *, baseline: Candidate | None, spread: Spread | None, labels: Tensor) -> Estimated | None:
+    if spread is not None:
+        return spread.gain
+    if baseline is None:
+        return None
     return evaluate.paired_gain(student.logits.argmax(1) == labels, baseline.logits.argmax(1) == labels)
 
 
 def helped(gain: Estimated | None) -> bool | None:
-    """Whether the teacher helped; None without a baseline, or where the interval of the gain holds 0."""
+    """Whether distillation helped; None without a baseline, or where the interval of the gain holds 0."""
     if gain is None or gain.low <= 0 <= gain.high:
         return None
     return gain.value > 0
 
 
-def gap_closed(quality: dict[Role, Quality]) -> float | None:
+def gap_closed(quality: Mapping[str, Quality]) -> float | None:
     """(student - baseline) / (teacher - baseline) in top-1; None when the teacher is not better than the baseline."""
-    if "baseline" not in quality:
+    if not {"teacher", "baseline"} <= quality.keys():
         return None
     lead = quality["teacher"].top1.value - quality["baseline"].top1.value
     if lead <= 0:
@@ -137,16 +173,55 @@ def gap_closed(quality: dict[Role, Quality]) -> float | None:
     return (quality["student"].top1.value - quality["baseline"].top1.value) / lead
 
 
-def summary(student: Quality, *, gain: Estimated | None, latency: LatencyReport | None) -> str:
-    """One sentence: whether the teacher helped, by how much, and at what speed."""
+def summary(
+    student: Quality, *, gain: Estimated | None, latency: LatencyReport | None, besides: "Aside | None" = None
+) -> str:
+    """One sentence: whether distillation helped, by how much, and at what speed."""
+    aside = besides or Aside()
     right = f"the student answers {100 * student.top1.value:.1f} % of {student.images:,} test images right"
-    return f"{_helped_words(gain, right)}{_speed_words(latency)}."
+    return f"{_helped_words(gain, right, aside)}{_speed_words(latency)}{aside.after}."
 
 
-def _helped_words(gain: Estimated | None, right: str) -> str:
+@dataclass(frozen=True)
+class Aside:
+    """What the summary says of studies that are not one student under one teacher, trained once."""
+
+    alone: str = "without its teacher"
+    untold: str = "whether its teacher helped is not known, as no baseline was trained"
+    over: str = ""
+    after: str = ""
+
+
+def _alone(spec: JobSpec) -> str:
+    return "on the labels alone" if isinstance(spec.method, SelfDistillationMethod) else "without the teacher"
+
+
+def _aside(spec: JobSpec, quality: Mapping[str, Quality], besides: Besides) -> Aside:
+    own = isinstance(spec.method, SelfDistillationMethod)
+    untold = Aside.untold
+    if isinstance(spec.method, DataFreeMethod):
+        untold = "it has seen none but made-up images, so that there is no baseline to compare it with"
+    elif own:
+        untold = "whether self-distillation helped is not known, as no baseline was trained"
+    return Aside(
+        alone=_alone(spec) if own else Aside.alone,
+        untold=untold,
+        over=f", mean of {len(besides.spread.runs)} seeds" if besides.spread else "",
+        after="".join(_exit_words(quality, besides.exits)),
+    )
+
+
+def _exit_words(quality: Mapping[str, Quality], exits: Sequence[EarlyExit]) -> Iterator[str]:
+    for each in exits:
+        speed = next((comparison.speedup.value for comparison in _valid(each.latency)), None)
+        at = "" if speed is None else f" at {speed:.1f} times its speed"
+        yield f"; {each.role} (behind {each.stage}) answers {percent(quality[each.role].top1.value)} right{at}"
+
+
+def _helped_words(gain: Estimated | None, right: str, aside: Aside) -> str:
     if gain is None:
-        return f"{right[0].upper()}{right[1:]}; whether its teacher helped is not known, as no baseline was trained"
-    interval = f"95 % interval {points(gain.low)} to {points(gain.high)}"
+        return f"{right[0].upper()}{right[1:]}; {aside.untold}"
+    interval = f"95 % interval {points(gain.low)} to {points(gain.high)}{aside.over}"
     by = f"{points(abs(gain.value)).removeprefix('+')} points {'more' if gain.value > 0 else 'less'} than"
     if round(1000 * gain.value) == 0:
         by = "the same as"
@@ -155,7 +230,7 @@ def _helped_words(gain: Estimated | None, right: str) -> str:
         False: "Distillation did not help",
         None: "Distillation made no difference that this test can tell",
     }[helped(gain)]
-    return f"{verdict}: {right}, {by} without its teacher ({interval})"
+    return f"{verdict}: {right}, {by} {aside.alone} ({interval})"
 
 
 def _speed_words(latency: LatencyReport | None) -> str:
@@ -180,12 +255,14 @@ def _valid(latency: LatencyReport | None) -> tuple[LatencyComparison, ...]:
     return tuple(each for each in comparisons if each.verdict != "invalid")
 
 
-def _warnings(quality: dict[Role, Quality], *, gain: Estimated | None, latency: LatencyReport | None) -> Iterator[str]:
-    teacher, student = quality["teacher"], quality["student"]
+def _warnings(
+    quality: Mapping[str, Quality], *, gain: Estimated | None, latency: LatencyReport | None, alone: str
+) -> Iterator[str]:
+    teacher, student, baseline = quality.get("teacher"), quality["student"], quality.get("baseline")
     if gain is not None and gain.value <= 0:
         than = "worse than" if gain.value < 0 else "no better than"
-        yield f"The student is {than} the same student trained without the teacher: {points(gain.value)} points."
-    if "baseline" in quality and teacher.top1.value <= quality["baseline"].top1.value:
+        yield f"The student is {than} the same student trained {alone}: {points(gain.value)} points."
+    if teacher is not None and baseline is not None and teacher.top1.value <= baseline.top1.value:
         yield "The teacher is no better than the baseline, so there was no gap to close; try a stronger teacher."
     if student.images < FEW_IMAGES:
         yield f"Only {student.images} test images: differences of a few points cannot be told from chance."
@@ -197,11 +274,11 @@ def _warnings(quality: dict[Role, Quality], *, gain: Estimated | None, latency: 
             yield f"{_SPEED_WARNINGS[comparison.verdict]} ({where(comparison)})."
 
 
-def _curves(role: Role, trained: Trained | None) -> Iterator[Curve]:
-    for name, values in ({} if trained is None else trained.history).items():
+def _curves(role: str, candidate: Candidate) -> Iterator[Curve]:
+    for name, values in ({} if candidate.trained is None else candidate.trained.history).items():
         kept = thinned(values)
         yield Curve(
-            key=f"{PHASES[role]}/{name}",
+            key=f"{candidate.run or RUNS.get(role, role)}/{name}",
             steps=tuple(step for step, _ in kept),
             values=tuple(value if math.isfinite(value) else None for _, value in kept),
         )
@@ -220,11 +297,17 @@ def _described(dataset: Dataset) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "channels": dataset.channels,
         "image_size": dataset.image_size,
-        "train_images": len(dataset.train),
-        "validation_images": len(dataset.validation),
+        **_sizes_of_open_splits(dataset),
         "test_images": len(dataset.test),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "sha256": dataset.sha256,
         "notes": list(dataset.notes),
     }
+
+
+def _sizes_of_open_splits(dataset: Dataset) -> dict[str, int]:
+    """Images of the splits that were learned from; a data-free job must not even count them."""
+    if isinstance(dataset.train, SealedSplit):
+        return {}
+    return {"train_images": len(dataset.train), "validation_images": len(dataset.validation)}

@@ -6,15 +6,23 @@ from importlib import resources
 from typing import Any
 
 from distillery.errors import MissingDependency
-from distillery.report import Curve, LatencyComparison, Quality, Report
+from distillery.report import LatencyComparison, Quality, Report
 from engine import figures, plots
-from engine.figures import axis_percent, axis_points, axis_seconds, percent, plain, points, ratio, seconds, size
-from engine.report import PHASES, Role, where
+from engine.figures import axis_percent, axis_points, axis_seconds, percent, points, ratio, seconds, size
+from engine.report import where
+from engine.report_curves import loss, loss_is_labels, roles_told, validation
+from engine.report_roles import built, captions, in_order, kinds, role_name, strategy
+from engine.report_studies import exit_rows, exit_speeds, exit_speeds_invalid, seeds_plot
+from engine.report_terms import share_plot, term_rows
 
 MOST_CLASSES = 24
 """Classes in the plot of differences; of more, the ones that differ most are shown."""
-_FILTERS = ("percent", "points", "seconds", "size", "amount", "ratio", "duration", "milliseconds")
-ROLES: tuple[Role, ...] = ("teacher", "student", "baseline")
+_FILTERS = (
+    *("percent", "points", "seconds", "size", "amount", "ratio", "duration", "milliseconds"),
+    *("between", "deviation", "part", "plain"),
+)
+_EMBEDDED = "data:image/png;base64,"
+"""What an image on the page must begin with; others are left out."""
 
 
 def render(report: Report) -> str:
@@ -37,80 +45,72 @@ def render(report: Report) -> str:
 
 def _page(report: Report) -> dict[str, Any]:
     quality = {each.role: each for each in report.quality}
+    comparisons = report.latency.comparisons if report.latency else ()
     precise = 2 if report.quality and report.quality[0].images >= 2000 else 1
     return {
         "report": report,
         "name": report.spec.get("name", "distillation"),
         "outcome": {True: "helped", False: "harmed", None: "unclear"}[report.helped],
-        "quality": [quality[role] for role in ROLES if role in quality],
+        "strategy": strategy(report.spec),
+        "quality": [quality[role] for role in in_order(quality)],
+        "names": {role: role_name(role) for role in roles_told(report)},
+        "captions": captions(report),
+        "built": built(report),
         "teacher": quality.get("teacher"),
         "student": quality.get("student"),
-        "baseline": quality.get("baseline"),
         "decimals": precise,
-        "accuracy_plot": accuracy_plot(report.quality, decimals=precise),
-        "validation_plot": _curve_plot(report.curves, "validation/accuracy", y_label="Validation accuracy", share=True),
-        "loss_plot": _curve_plot(report.curves, _loss_key(report.curves), y_label="Training loss", share=False),
-        "loss_is_labels": _loss_key(report.curves) != "loss",
         "class_plot": class_plot(quality),
         "class_against": "baseline" if "baseline" in quality else "teacher",
         "classes_left_out": max(0, len(_class_deltas(quality)) - MOST_CLASSES),
-        "time_plot": time_plot(report.latency.comparisons if report.latency else ()),
-        "speedup_plot": speedup_plot(report.latency.comparisons if report.latency else ()),
+        "time_plot": time_plot(comparisons),
+        "speedup_plot": speedup_plot(comparisons),
         "where": where,
-        "labelled": _labelled(report.latency.comparisons if report.latency else ()),
-        "disagreements": [each for each in report.disagreements if each.thumbnail.startswith("data:image/png;base64,")],
+        "labelled": _labelled(comparisons),
+        "disagreements": [each for each in report.disagreements if each.thumbnail.startswith(_EMBEDDED)],
+        "synthetic": report.synthetic if report.synthetic.startswith(_EMBEDDED) else "",
+        "seeds_plot": seeds_plot(report.seeds, decimals=precise) if report.seeds else "",
+        "exits": exit_rows(report),
+        "exit_speeds": exit_speeds(report),
+        "exit_speeds_invalid": exit_speeds_invalid(report),
         "dataset": _facts(report.dataset, leave_out=("classes", "mean", "std", "notes")),
         "environment": _facts(report.environment),
         "spec": json.dumps(report.spec, indent=2, ensure_ascii=False),
+        **_training(report, decimals=precise),
     }
 
 
-def accuracy_plot(quality: Sequence[Quality], *, decimals: int) -> str:
+def _training(report: Report, *, decimals: int) -> dict[str, Any]:
+    """The plots in which a network is known by its line or mark, which is the same in all of them."""
+    drawn_as = kinds(roles_told(report))
+    validated, lost, terms = validation(report, kinds=drawn_as), loss(report, kinds=drawn_as), term_rows(report)
+    return {
+        "kinds": drawn_as,
+        "key": plots.key,
+        "accuracy_plot": accuracy_plot(report.quality, kinds=drawn_as, decimals=decimals),
+        "validation": validated,
+        "loss": lost,
+        "loss_is_labels": loss_is_labels(report),
+        "drawn": in_order({*validated.roles, *lost.roles}),
+        "terms": terms,
+        "share_plot": share_plot(terms, report.curves),
+    }
+
+
+def accuracy_plot(quality: Sequence[Quality], *, kinds: Mapping[str, str], decimals: int) -> str:
     """Top-1 of each network with its interval."""
-    by_role = {each.role: each for each in quality}
-    rows = [
-        plots.Row(
-            f"{role.capitalize()}",
-            (
-                plots.Dot(
-                    role,
-                    by_role[role].top1.value,
-                    by_role[role].top1.low,
-                    by_role[role].top1.high,
-                    text=percent(by_role[role].top1.value, decimals),
-                ),
-            ),
-        )
-        for role in ROLES
-        if role in by_role
-    ]
+    top1 = {each.role: each.top1 for each in quality}
+    rows = []
+    for role in in_order(top1):
+        told = top1[role]
+        dot = plots.Dot(kinds[role], told.value, told.low, told.high, text=percent(told.value, decimals))
+        rows.append(plots.Row(role_name(role), (dot,)))
     return plots.dots(
         rows, title="Test accuracy with 95 % intervals", label="Top-1 accuracy on the test images", text=axis_percent,
         bounds=(0, 1),
     )  # fmt: skip
 
 
-def _loss_key(curves: Sequence[Curve]) -> str:
-    """The term that all networks share, where each has it: the sums of different objectives cannot be compared."""
-    phases = {curve.key.partition("/")[0] for curve in curves}
-    shared = "loss/cross_entropy"
-    return shared if {curve.key for curve in curves} >= {f"{phase}/{shared}" for phase in phases} else "loss"
-
-
-def _curve_plot(curves: Sequence[Curve], name: str, *, y_label: str, share: bool) -> str:
-    by_key = {curve.key: curve for curve in curves}
-    series = [
-        plots.Line(role, role, tuple(zip(curve.steps, curve.values, strict=True)))
-        for role in ROLES
-        if (curve := by_key.get(f"{PHASES[role]}/{name}")) is not None
-    ]
-    return plots.lines(
-        series, title=y_label, x_label="Optimizer steps", y_label=y_label,
-        y_text=axis_percent if share else plain, bounds=(0, 1) if share else None,
-    )  # fmt: skip
-
-
-def _class_deltas(quality: Mapping[Role, Quality]) -> list[tuple[str, float]]:
+def _class_deltas(quality: Mapping[str, Quality]) -> list[tuple[str, float]]:
     student, other = quality.get("student"), quality.get("baseline") or quality.get("teacher")
     if student is None or other is None:
         return []
@@ -118,7 +118,7 @@ def _class_deltas(quality: Mapping[Role, Quality]) -> list[tuple[str, float]]:
     return [(name, student.per_class[name] - other.per_class[name]) for name in both]
 
 
-def class_plot(quality: Mapping[Role, Quality]) -> str:
+def class_plot(quality: Mapping[str, Quality]) -> str:
     """The student's accuracy minus the baseline's (or the teacher's, without a baseline) in each class."""
     rows = _class_deltas(quality)
     if len(rows) > MOST_CLASSES:

@@ -63,14 +63,15 @@ def classifier(network: nn.Module) -> nn.Module:
 
 
 def _layer(network: nn.Module, layer: str) -> nn.Module:
-    modules = dict(network.named_modules())
+    modules: dict[str, nn.Module] = dict(network.named_modules())
     if layer in modules and layer:
         return modules[layer]
     names = [name for name in modules if name]
     close = difflib.get_close_matches(layer, names, n=3, cutoff=0.5)
-    top = [EMBEDDING, *(name for name in names if "." not in name or name.count(".") == 1)]
+    top = [EMBEDDING, *(name for name in names if name.count(".") <= 1)][:_SHOWN]
+    more = len(names) + 1 - len(top)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    shown = ", ".join(top[:_SHOWN]) + (f" and {len(names) + 1 - _SHOWN} more" if len(names) >= _SHOWN else "")
+    shown = ", ".join(top) + (f" and {more} more" if more else "")
     raise InvalidRequest(f"There is no layer '{layer}'.", hint=f"{hint}There are {shown}.")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from distillery.errors import CorruptFile, NotFound, UnusableWeights
+from distillery.spec.teacher import TeacherSpec
 from store import files, leases, models
 from store.artifacts import Artifacts
 from store.db import Database
@@ -46,7 +47,7 @@ class Inputs:
         """The arguments of the program for this kind of claim, with everything they name fetched and verified.
 
         Raises:
-            UnusableWeights: the teacher that the spec names is not there, or damaged.
+            UnusableWeights: a teacher that the spec names is not there, or damaged.
             NotFound: the subject of a latency measurement did not deliver its weights.
         """
         self.out.mkdir()
@@ -56,12 +57,13 @@ class Inputs:
         given = [str(self._spec()), "--out", str(self.out), "--attempt", str(self.claim.attempt)]
         if checkpoint := self._checkpoint():
             given += ["--resume", str(checkpoint)]
-        if teacher := self._teacher():
-            given += ["--teacher-weights", str(teacher)]
+        for place, teacher in enumerate(self._teachers()):
+            if teacher is not None:
+                given += ["--teacher-weights", f"{place}={teacher}"]
         return given
 
     def _of_latency(self) -> list[str]:
-        teacher, student = (self._delivered(str(self.claim.subject_id), name) for name in WEIGHTS)
+        teacher, student = (self._delivered(str(self.claim.subject_id), name, to=name) for name in WEIGHTS)
         given = ["--job", str(self._spec()), "--teacher", str(teacher), "--student", str(student)]
         return [*given, "--out", str(self.out)]
 
@@ -86,36 +88,44 @@ class Inputs:
                 )
         return None
 
-    def _teacher(self) -> Path | None:
-        teacher = self.claim.spec.teacher
+    def _teachers(self) -> list[Path | None]:
+        """Of each teacher of the spec the fetched weights; None for one whose weights come from elsewhere."""
+        spec = self.claim.spec
+        placed = enumerate(zip(spec.teachers, spec.teacher_pointers, strict=True))
+        return [
+            self._teacher(each, to=f"given-teacher{place}.safetensors", pointer=pointer)
+            for place, (each, pointer) in placed
+        ]
+
+    def _teacher(self, teacher: TeacherSpec, *, to: str, pointer: str) -> Path | None:
         try:
             if teacher.model is not None:
-                return self._model(teacher.model)
+                return self._model(teacher.model, to=to)
             if teacher.job is not None:
-                return self._delivered(teacher.job, "student.safetensors")
+                return self._delivered(teacher.job, "student.safetensors", to=to)
         except (CorruptFile, NotFound) as error:
             raise UnusableWeights(
                 f"The teacher's weights cannot be fetched: {error.detail}",
                 hint="Name a job that succeeded, or a model that GET /v1/models lists.",
-                pointer="/teacher/model" if teacher.model else "/teacher/job",
+                pointer=f"{pointer}/{teacher.source}",
             ) from error
         return None
 
-    def _model(self, model_id: str) -> Path:
+    def _model(self, model_id: str, *, to: str) -> Path:
         def find() -> tuple[str, str]:
             with self.database.read() as session:
                 return models.weights_key(session, model_id), models.get(session, model_id).sha256
 
         key, sha256 = self.patiently(find)
-        return self._fetch(key, "given-teacher.safetensors", sha256=sha256)
+        return self._fetch(key, to, sha256=sha256)
 
-    def _delivered(self, job_id: str, name: str) -> Path:
+    def _delivered(self, job_id: str, name: str, *, to: str) -> Path:
         def find() -> tuple[str, str]:
             with self.database.read() as session:
                 return files.artifact_key(session, job_id, name), files.artifact(session, job_id, name).sha256
 
         key, sha256 = self.patiently(find)
-        return self._fetch(key, f"given-{name}", sha256=sha256)
+        return self._fetch(key, to, sha256=sha256)
 
     def _fetch(self, key: str, name: str, *, sha256: str) -> Path:
         path = self.folder / name

@@ -8,14 +8,14 @@ from typing import Any
 
 from distillery.errors import CorruptFile
 from distillery.spec import JobSpec
-from distillery.spec.training import TeacherTraining
+from distillery.spec.training import Training
 from distillery.views import PhaseName, Progress
 from engine import checkpoint
 from engine.loop import Stopped, Trained
 from worker.messages import Delivered, Measured, PhaseBegan, Progressed, Saved, Warned
 from worker.telling import Teller
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -34,9 +34,10 @@ class Journal:
     stop_requested: Callable[[], bool] = lambda: False
     phase: PhaseName = "preparing"
     finished: dict[str, Trained] = field(default_factory=dict)
+    """The networks trained so far, by the name of their run."""
     warnings: list[str] = field(default_factory=list)
     _loop: dict[str, Any] | None = None
-    _loop_phase: str = ""
+    _loop_run: str = ""
     _saves: int = 0
 
     def enter(self, phase: PhaseName) -> None:
@@ -63,20 +64,20 @@ class Journal:
         )
         self.teller.tell(message)
 
-    def finish(self, phase: PhaseName, trained: Trained) -> None:
+    def finish(self, run: str, trained: Trained) -> None:
         """Remember a trained network, in a checkpoint too: its training is never done again."""
-        self.finished[phase] = trained
+        self.finished[run] = trained
         self.save(None)
 
-    def loop_state(self, phase: PhaseName) -> dict[str, Any] | None:
-        """The state in which an earlier attempt left this phase's loop; None to begin afresh."""
-        return self._loop if phase == self._loop_phase else None
+    def loop_state(self, run: str) -> dict[str, Any] | None:
+        """The state in which an earlier attempt left this run's loop; None to begin afresh."""
+        return self._loop if run == self._loop_run else None
 
     def step(self, inside: int = 0) -> int:
         """Optimizer steps of the whole job, given those of the running loop."""
         return sum(trained.steps for trained in self.finished.values()) + inside
 
-    def save(self, loop: dict[str, Any] | None, *, inside: int = 0) -> None:
+    def save(self, loop: dict[str, Any] | None, *, run: str = "", inside: int = 0) -> None:
         """Write a checkpoint of the whole study and tell of it; nothing when there is nothing to save yet."""
         if loop is None and not self.finished:
             return
@@ -88,7 +89,7 @@ class Journal:
         state = {
             "format": _FORMAT,
             "spec_sha256": identity(self.spec),
-            "phase": self.phase,
+            "run": run,
             "finished": {name: _plain(trained) for name, trained in self.finished.items()},
             "loop": loop,
         }
@@ -108,7 +109,7 @@ class Journal:
         if state["spec_sha256"] != identity(self.spec):
             raise CorruptFile(f"{path.name} is a checkpoint of another job spec.")
         self.finished = {name: Trained(**plain) for name, plain in state["finished"].items()}
-        self._loop, self._loop_phase = state["loop"], state["phase"]
+        self._loop, self._loop_run = state["loop"], state["run"]
 
     def _prune(self) -> None:
         if self.keep_files is None:
@@ -120,50 +121,50 @@ class Journal:
 
 @dataclass
 class PhaseObserver:
-    """What the loop tells while it runs, passed on with the phase's name before each series."""
+    """What the loop tells while it runs, passed on with the run's name before each series.
+
+    Of a phase that trains several networks, `place` of `runs` says which this is, so that progress tells of them all.
+    """
 
     journal: Journal
+    run: str
+    recipe: Training
+    place: int = 0
+    runs: int = 1
     _inside: int = 0
 
     def progress(
         self, *, step: int, total_steps: int, epoch: int, epochs: int, images_per_second: float | None
     ) -> None:
-        """Pass on how far the loop is. Steps and epochs of this phase; images/s."""
+        """Pass on how far the phase is. Steps and epochs of all its runs; images/s."""
         self._inside = step
-        steps_per_second = images_per_second / self._batch_size if images_per_second else None
+        steps_per_second = images_per_second / self.recipe.batch_size if images_per_second else None
+        done, total = self.place * total_steps + step, self.runs * total_steps
         progress = Progress(
             phase=self.journal.phase,
-            step=step,
-            total_steps=total_steps,
-            epoch=epoch,
-            epochs=epochs,
+            step=done,
+            total_steps=total,
+            epoch=self.place * epochs + epoch,
+            epochs=self.runs * epochs,
             images_per_second=images_per_second,
-            eta_seconds=(total_steps - step) / steps_per_second if steps_per_second else None,
+            eta_seconds=(total - done) / steps_per_second if steps_per_second else None,
         )
         self.journal.teller.tell(Progressed(step=self.journal.step(step), progress=progress))
 
-    @property
-    def _own(self) -> TeacherTraining | None:
-        """What the teacher's training sets for itself, while it runs."""
-        return self.journal.spec.teacher.train if self.journal.phase == "teaching" else None
-
-    @property
-    def _batch_size(self) -> int:
-        return (self._own and self._own.batch_size) or self.journal.spec.training.batch_size
-
-    @property
-    def _epochs(self) -> int:
-        return self._own.epochs if self._own else self.journal.spec.training.epochs
-
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Pass on metric values under `phase/key`."""
-        named = {f"{self.journal.phase}/{key}": value for key, value in values.items()}
-        self.journal.teller.tell(Measured(step=step, values=named))
+        """Pass on metric values under `run/key`."""
+        self.journal.teller.tell(
+            Measured(step=step, values={f"{self.run}/{key}": value for key, value in values.items()})
+        )
+
+    def warning(self, message: str) -> None:
+        """Pass on what the user should know."""
+        self.journal.warn(message, run=self.run)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Save the whole study with this loop state; after the last epoch, `Journal.finish` does that instead."""
-        if state["epoch"] < self._epochs:
-            self.journal.save(state, inside=int(state["step"]))
+        if state["epoch"] < self.recipe.epochs:
+            self.journal.save(state, run=self.run, inside=int(state["step"]))
 
     def stop_requested(self) -> bool:
         """Whether the trainer was asked to save and leave."""

@@ -6,30 +6,46 @@ import torch
 from torch import Tensor, nn
 
 from distillery.spec import JobSpec
+from distillery.spec.methods import DataFreeMethod
 from engine.data.dataset import Dataset
+from engine.data.views import Normalisation
 from engine.precision import Precision
 from models import build
+
+_OTHER_DRAW = 2**32
+"""Training seeds are smaller, so that a seed with a multiple of this added is none of theirs."""
+_LOOKED_AT = 8
+"""Images on which layers are looked at before training."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The spec as it will run, the data in memory, and the teacher when it is not trained in the job."""
+    """The spec as it will run, the data in memory, and of each teacher the network unless the job trains it."""
 
     spec: JobSpec
     dataset: Dataset
     device: torch.device
     precision: Precision
-    teacher: nn.Module | None
+    teachers: tuple[nn.Module | None, ...]
 
 
-def fresh(ready: Ready, architecture: str) -> nn.Module:
-    """A network with weights drawn from the training seed: the same each time it is asked for."""
-    seed, data = ready.spec.training.seed, ready.dataset
-    if seed is None:
-        raise AssertionError("A job runs only with a resolved spec, which always has a seed.")
-    torch.manual_seed(seed)
+def fresh(ready: Ready, architecture: str, *, run: int = 0, draw: int = 0) -> nn.Module:
+    """A network with weights drawn from the training seed: the same each time it is asked for.
+
+    `run` counts the seeds of a study, `draw` the networks of one run that must not begin alike; both from 0.
+    """
+    data = ready.dataset
+    torch.manual_seed(seed_of(ready, run) + draw * _OTHER_DRAW)
     network = build(architecture, classes=len(data.classes), image_size=data.image_size, channels=data.channels)
     return network.to(ready.device)
+
+
+def seed_of(ready: Ready, run: int) -> int:
+    """The training seed of a run, counted from 0."""
+    seed = ready.spec.training.seed
+    if seed is None:
+        raise AssertionError("A job runs only with a resolved spec, which always has a seed.")
+    return seed + run
 
 
 def loaded(ready: Ready, architecture: str, state: dict[str, Tensor]) -> nn.Module:
@@ -37,3 +53,24 @@ def loaded(ready: Ready, architecture: str, state: dict[str, Tensor]) -> nn.Modu
     network = fresh(ready, architecture)
     network.load_state_dict(state)
     return network.eval()
+
+
+def samples(ready: Ready) -> Tensor:
+    """A few images as the networks read them, float32 [B, C, H, W]: of the validation split, or noise without data."""
+    data = ready.dataset
+    if isinstance(ready.spec.method, DataFreeMethod):
+        shape = (_LOOKED_AT, data.channels, data.image_size, data.image_size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(ready.device)
+    normalise = Normalisation(mean=data.mean, std=data.std, device=ready.device)
+    return normalise(data.validation.images[:_LOOKED_AT].to(ready.device))
+
+
+def run_names(phase: str, seeds: int) -> tuple[str, ...]:
+    """What the trainings of a phase are called, one for each seed: the phase, and `<phase>-seed2` and so on."""
+    return (phase, *(f"{phase}-seed{number}" for number in range(2, seeds + 1)))
+
+
+def teaching_runs(spec: JobSpec) -> tuple[str, ...]:
+    """What the trainings of the teachers are called, given ones included: `teaching`, or `teaching1` and so on."""
+    count = len(spec.teachers)
+    return ("teaching",) if count == 1 else tuple(f"teaching{number}" for number in range(1, count + 1))

@@ -59,11 +59,16 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
         stop_requested=stop.is_set,
     )
     try:
-        distil(spec, journal=journal, teacher_weights=options.teacher_weights, resume=options.resume)
+        distil(spec, journal=journal, teacher_weights=dict(options.teacher_weights), resume=options.resume)
     except Stopped:
         sys.stderr.write("Asked to stop: what was learned so far is saved.\n")
         return EXIT_SAVED
     return EXIT_FINISHED
+
+
+def _placed_file(text: str) -> tuple[int, Path]:
+    place, _, path = text.partition("=")
+    return int(place), Path(path)
 
 
 def _read(path: Path) -> Any:
@@ -96,7 +101,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the student, the report and checkpoints")
     parser.add_argument("--resume", type=Path, help="a checkpoint file of this job to go on from")
     parser.add_argument("--attempt", type=int, default=1, help="number of this attempt; stands in checkpoint paths")
-    parser.add_argument("--teacher-weights", type=Path, help="safetensors fetched for teacher.job or teacher.model")
+    parser.add_argument(
+        "--teacher-weights",
+        type=_placed_file,
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="safetensors fetched for the job or model of the teacher at that place of the spec, from 0",
+    )
     parser.add_argument("--events-fd", type=int, help="file descriptor for messages to a supervisor")
     return parser.parse_args(arguments)
 

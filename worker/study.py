@@ -1,170 +1,146 @@
-"""One study, told once: data, teacher, student, the same student alone, and what became of each.
+"""One study, told once: teachers, assistants, student, the same student alone, and what became of each.
 
 Every network is trained by the same loop. The test split is read in the phase `evaluating` and nowhere before.
 """
 
-import os
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from distillery.errors import InvalidRequest
 from distillery.spec import JobSpec
-from distillery.spec.job import Provenance
-from distillery.spec.objectives import CrossEntropyTerm
-from distillery.spec.training import Training
-from engine import evaluate, preflight
-from engine.data.readers import load
-from engine.environment import versions
-from engine.loop import Trained, train
-from engine.objectives import build as build_objective
-from engine.teachers import FrozenTeacher, state_sha256
+from distillery.spec.methods import OnlineMethod
+from distillery.spec.training import TeacherTraining, Training
+from engine.lesson import Lesson
+from engine.loop import train
+from engine.strategies.online import state_of
+from engine.teachers import state_sha256
+from worker import lessons
 from worker.closing import close
 from worker.journal import Journal, PhaseObserver
-from worker.messages import Resolved
-from worker.ready import Ready, fresh, loaded
-from worker.teacher_weights import load_teacher
+from worker.lessons import Known
+from worker.parts import Cast
+from worker.preparation import check_teacher, prepare
+from worker.ready import Ready, loaded, run_names, seed_of, teaching_runs
 
 
-def distil(spec: JobSpec, *, journal: Journal, teacher_weights: Path | None, resume: Path | None) -> None:
+def distil(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Path], resume: Path | None) -> None:
     """Run every phase of the study and deliver its artifacts into the journal's folder.
+
+    `teacher_weights` are fetched files, by the teacher's place in the spec.
 
     Raises:
         distillery.errors.DistilleryError: the spec, the data or the numbers are at fault.
         engine.loop.Stopped: asked to leave; the last checkpoint is saved and told.
     """
-    ready = _prepare(spec, journal=journal, teacher_weights=teacher_weights)
+    ready = prepare(spec, journal=journal, teacher_weights=teacher_weights)
     if resume is not None:
         journal.restore(resume)
-    teacher = ready.teacher or _teach(ready, journal=journal)
-    _distil_student(ready, teacher=teacher, journal=journal)
+    teachers = [] if isinstance(ready.spec.method, OnlineMethod) else _teach(ready, journal=journal)
+    assistants = _assist(ready, teachers, journal=journal)
+    _distil_student(ready, assistants[-1:] or teachers, journal=journal)
     if ready.spec.baseline:
         _train_baseline(ready, journal=journal)
-    close(ready, teacher=teacher, journal=journal)
+    if isinstance(ready.spec.method, OnlineMethod):
+        teachers = _peers(ready, journal=journal)
+    close(ready, Cast(teachers=tuple(teachers), assistants=tuple(assistants)), journal=journal)
 
 
-def _prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Path | None) -> Ready:
-    journal.enter("preparing")
-    torch.set_num_threads(spec.training.threads or os.cpu_count() or 1)
-    device, precision = preflight.check_device(spec.training)
-    dataset = load(spec.dataset)
-    for warning in preflight.check_data(dataset):
-        journal.warn(warning)
-    preflight.check_pair(
-        spec.teacher.architecture,
-        spec.student.architecture,
-        classes=len(dataset.classes),
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-    )
-    given = None if spec.teacher.train else load_teacher(spec.teacher, dataset=dataset, given=teacher_weights)
-    if given is not None:
-        dataset = replace(dataset, mean=given.mean, std=given.std)
-    found = Provenance(data_sha256=dataset.sha256, teacher_sha256=given.sha256 if given else None, versions=versions())
-    _same_bytes(spec.provenance, found)
-    facts = {"device": device.type, "precision": precision, "threads": torch.get_num_threads()}
-    training = spec.training.model_copy(update=facts)
-    resolved = spec.model_copy(update={"training": training, "provenance": found})
-    journal.spec = resolved
-    journal.teller.tell(Resolved(spec=resolved))
-    ready = Ready(resolved, dataset.to(device), device, precision, given.network.to(device) if given else None)
-    _check_networks(ready)
-    return ready
-
-
-def _check_networks(ready: Ready) -> None:
-    """Two images through each network, before hours of training."""
-    spec = ready.spec
-    teacher = ready.teacher or fresh(ready, spec.teacher.architecture)
-    student = fresh(ready, spec.student.architecture)
-    for role, network in (("teacher", teacher), ("student", student)):
-        preflight.check_forward(network, ready.dataset, role=role, device=ready.device, precision=ready.precision)
-    if ready.teacher is not None:
-        _check_teacher(ready, ready.teacher)
-
-
-def _same_bytes(expected: Provenance, found: Provenance) -> None:
-    for name, what in (("data_sha256", "data set"), ("teacher_sha256", "teacher's weights")):
-        wanted, got = getattr(expected, name), getattr(found, name)
-        if wanted is not None and wanted != got:
-            raise InvalidRequest(
-                f"The {what} found here has sha256 {got}, but the spec was resolved against {wanted}.",
-                hint=f"Bring back the same bytes, or remove provenance.{name} to accept the new ones.",
-                pointer=f"/provenance/{name}",
-            )
-
-
-def _teach(ready: Ready, *, journal: Journal) -> nn.Module:
-    spec = ready.spec
-    own = spec.teacher.train
-    if own is None:
-        raise AssertionError("Only a teacher with a `train` section is trained in the job.")
-    if "teaching" not in journal.finished:
+def _teach(ready: Ready, *, journal: Journal) -> list[Known]:
+    """The teachers: given, or trained here one after the other."""
+    told = teaching_runs(ready.spec)
+    missing = [run for run, given in zip(told, ready.teachers, strict=True) if given is None]
+    if any(run not in journal.finished for run in missing):
         journal.enter("teaching")
-        recipe = spec.training.model_copy(update=own.model_dump(exclude_none=True) | _nested(own))
-        trained = _run_loop(ready, spec.teacher.architecture, recipe=recipe, teacher=None, journal=journal)
-        journal.finish("teaching", trained)
-    teacher = loaded(ready, spec.teacher.architecture, journal.finished["teaching"].best)
-    _check_teacher(ready, teacher)
-    return teacher
+    teachers = []
+    for place, (spec, given) in enumerate(zip(ready.spec.teachers, ready.teachers, strict=True)):
+        network = given
+        if network is None:
+            recipe = _merged(ready.spec.training, spec.train)
+            lesson = partial(lessons.labels_only, ready, spec.architecture, draw=place)
+            _run(ready, told[place], lesson, recipe=recipe, among=missing, journal=journal)
+            network = loaded(ready, spec.architecture, journal.finished[told[place]].best)
+            check_teacher(ready, network, spec)
+        teachers.append(Known(spec.architecture, network))
+    return teachers
 
 
-def _nested(own: Any) -> dict[str, Any]:
-    return {name: getattr(own, name) for name in ("optimizer", "schedule") if getattr(own, name) is not None}
+def _merged(shared: Training, own: TeacherTraining | None) -> Training:
+    """The recipe of the job with what a teacher or assistant sets for itself."""
+    if own is None:
+        return shared
+    names = [name for name in TeacherTraining.model_fields if getattr(own, name) is not None]
+    return shared.model_copy(update={name: getattr(own, name) for name in names})
 
 
-def _distil_student(ready: Ready, *, teacher: nn.Module, journal: Journal) -> None:
-    if "training" in journal.finished:
+def _assist(ready: Ready, teachers: Sequence[Known], *, journal: Journal) -> list[Known]:
+    """Each assistant is taught by the one before it, the first by the teachers."""
+    runs = [f"assisting{number}" for number in range(1, len(ready.spec.assistants) + 1)]
+    if any(run not in journal.finished for run in runs):
+        journal.enter("assisting")
+    assistants: list[Known] = []
+    for run, spec in zip(runs, ready.spec.assistants, strict=True):
+        above = assistants[-1:] or teachers
+        recipe = _merged(ready.spec.training, spec.train)
+        lesson = partial(lessons.taught, ready, spec.architecture, above, draw=1)
+        _run(ready, run, lesson, recipe=recipe, among=runs, journal=journal, teachers=above)
+        assistants.append(Known(spec.architecture, loaded(ready, spec.architecture, journal.finished[run].best)))
+    return assistants
+
+
+def _distil_student(ready: Ready, teachers: Sequence[Known], *, journal: Journal) -> None:
+    runs = run_names("training", ready.spec.seeds)
+    if all(run in journal.finished for run in runs):
         return
     journal.enter("training")
-    frozen = FrozenTeacher(teacher)
-    before = state_sha256(teacher)
-    trained = _run_loop(
-        ready, ready.spec.student.architecture, recipe=ready.spec.training, teacher=frozen, journal=journal
-    )
-    if state_sha256(teacher) != before:
-        raise AssertionError("The teacher's state changed while it taught.")
-    journal.finish("training", trained)
+    for place, run in enumerate(runs):
+        recipe = ready.spec.training.model_copy(update={"seed": seed_of(ready, place)})
+        lesson = partial(lessons.student, ready, teachers, run=place)
+        _run(ready, run, lesson, recipe=recipe, among=runs, journal=journal, teachers=teachers)
 
 
 def _train_baseline(ready: Ready, *, journal: Journal) -> None:
-    if "baseline" in journal.finished:
+    runs = run_names("baseline", ready.spec.seeds)
+    if all(run in journal.finished for run in runs):
         return
     journal.enter("baseline")
-    recipe = ready.spec.training
-    trained = _run_loop(ready, ready.spec.student.architecture, recipe=recipe, teacher=None, journal=journal)
-    journal.finish("baseline", trained)
+    for place, run in enumerate(runs):
+        recipe = ready.spec.training.model_copy(update={"seed": seed_of(ready, place)})
+        lesson = partial(lessons.labels_only, ready, ready.spec.student.architecture, run=place)
+        _run(ready, run, lesson, recipe=recipe, among=runs, journal=journal)
 
 
-def _run_loop(
-    ready: Ready, architecture: str, *, recipe: Training, teacher: FrozenTeacher | None, journal: Journal
-) -> Trained:
-    """One call of the loop. Without a teacher the objective is cross-entropy with the labels, at full weight."""
-    terms = ready.spec.method.terms if teacher else (_labels_only(ready.spec),)
-    network = fresh(ready, architecture)
-    return train(
-        network,
-        objective=build_objective(terms),
-        teacher=teacher,
+def _peers(ready: Ready, *, journal: Journal) -> list[Known]:
+    """The teachers of an online job, as they were in the student's best epoch."""
+    state = journal.finished["training"].best
+    names = lessons.peer_names(ready.spec)[1:]
+    return [
+        Known(each.architecture, loaded(ready, each.architecture, state_of(name, state)))
+        for name, each in zip(names, ready.spec.teachers, strict=True)
+    ]
+
+
+def _run(
+    ready: Ready,
+    run: str,
+    lesson: Callable[[], Lesson],
+    *,
+    recipe: Training,
+    among: Sequence[str],
+    journal: Journal,
+    teachers: Sequence[Known] = (),
+) -> None:
+    """One call of the loop, unless an earlier attempt has finished it. `among` are the runs of this phase."""
+    if run in journal.finished:
+        return
+    before = [state_sha256(each.network) for each in teachers]
+    trained = train(
+        lesson(),
         dataset=ready.dataset,
         recipe=recipe,
         augment=ready.spec.dataset.augment,
-        observer=PhaseObserver(journal),
-        resume=journal.loop_state(journal.phase),
+        observer=PhaseObserver(journal, run=run, recipe=recipe, place=among.index(run), runs=len(among)),
+        resume=journal.loop_state(run),
     )
-
-
-def _labels_only(spec: JobSpec) -> CrossEntropyTerm:
-    smoothing = [term.label_smoothing for term in spec.method.terms if isinstance(term, CrossEntropyTerm)]
-    return CrossEntropyTerm(weight=1.0, label_smoothing=smoothing[0] if smoothing else 0.0)
-
-
-def _check_teacher(ready: Ready, teacher: nn.Module) -> None:
-    data = ready.dataset
-    teacher = teacher.to(ready.device)
-    logits = evaluate.predict(teacher, data.validation, mean=data.mean, std=data.std, device=ready.device)
-    accuracy = evaluate.accuracy(logits, data.validation.labels.cpu())
-    preflight.teacher_floor(accuracy, classes=len(data.classes), minimum=ready.spec.teacher.minimum_accuracy)
+    if before != [state_sha256(each.network) for each in teachers]:
+        raise AssertionError("A teacher's state changed while it taught.")
+    journal.finish(run, trained)

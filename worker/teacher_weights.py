@@ -24,8 +24,10 @@ class LoadedTeacher:
     sha256: str
 
 
-def load_teacher(spec: TeacherSpec, *, dataset: Dataset, given: Path | None) -> LoadedTeacher:
+def load_teacher(spec: TeacherSpec, *, dataset: Dataset, given: Path | None, own_scale: bool = False) -> LoadedTeacher:
     """Build the teacher and load its weights from disk; `given` is the file a supervisor fetched for `job` or `model`.
+
+    Its normalisation comes with the weights; where it does not, it is that of the data, or `own_scale` refuses.
 
     Raises:
         UnusableWeights: the file is missing, foreign, or does not fit the architecture or the data's classes.
@@ -36,6 +38,14 @@ def load_teacher(spec: TeacherSpec, *, dataset: Dataset, given: Path | None) -> 
     path = given or _local_file(spec)
     metadata = read_metadata(path)
     _same_classes(metadata, dataset, path=path)
+    if own_scale and not {"mean", "std"} <= metadata.keys():
+        raise UnusableWeights(
+            f"{path.name} does not tell the mean and deviation that its images are brought to, and a data-free job "
+            "has no images to measure them on.",
+            hint="Write 'mean' and 'std' as JSON lists into the metadata of the safetensors file; a student or teacher "
+            "that a job delivered has them.",
+            pointer="/teacher/weights",
+        )
     network = _built(spec, dataset)
     load_safetensors(network, path)
     mean = tuple(json.loads(metadata["mean"])) if "mean" in metadata else dataset.mean

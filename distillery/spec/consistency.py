@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from distillery.spec.methods import DataFreeMethod, OnlineMethod, SelfDistillationMethod
+from distillery.spec.objectives import AnyTerm
 from distillery.spec.teacher import TeacherEnsemble, TeacherSpec
 
 if TYPE_CHECKING:
@@ -18,19 +19,20 @@ def faults(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     """One line for each contradiction, in pydantic's form, with its place in the spec and how to mend it."""
     yield from _teachers(spec)
     yield from _assistants(spec)
-    yield from _terms(spec)
+    yield from _batch_size(spec)
+    yield from _data_free(spec)
     yield from _seeds(spec)
 
 
 def _fault(place: Place, code: str, detail: str, hint: str, *, value: Any = None) -> InitErrorDetails:
     # The words go in as context: a brace in a user's text must not be read as a place to fill.
-    kind = PydanticCustomError(code, "{detail}", {"detail": detail, "hint": hint})  # type: ignore[arg-type]
+    kind = PydanticCustomError(code, "{detail}", {"detail": detail, "hint": hint})
     return InitErrorDetails(type=kind, loc=place, input=value)
 
 
 def _placed(spec: "JobSpec") -> Iterator[tuple[Place, TeacherSpec]]:
+    several = isinstance(spec.teacher, TeacherEnsemble)
     for number, teacher in enumerate(spec.teachers):
-        several = isinstance(spec.teacher, TeacherEnsemble)
         yield (("teacher", "members", number) if several else ("teacher",)), teacher
 
 
@@ -42,7 +44,12 @@ def _teachers(spec: "JobSpec") -> Iterator[InitErrorDetails]:
             yield _fault(("teacher",), "teacher_not_used", "In self-distillation the student teaches itself.", hint)
         return
     if spec.teacher is None:
-        hint = "Add 'teacher', such as {architecture: resnet56, train: {epochs: 20}}."
+        example = (
+            "{architecture: resnet56}" if strategy == "online" else "{architecture: resnet56, train: {epochs: 20}}"
+        )
+        if strategy == "data_free":
+            example = "{architecture: resnet56, weights: resnet56.safetensors}"
+        hint = f"Add 'teacher', such as {example}."
         yield _fault(("teacher",), "missing", f"The strategy {strategy} needs a teacher.", hint)
     for place, teacher in _placed(spec):
         yield from _source(spec, place, teacher)
@@ -67,32 +74,45 @@ def _source(spec: "JobSpec", place: Place, teacher: TeacherSpec) -> Iterator[Ini
 
 def _assistants(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     if spec.assistants and spec.method.strategy != "offline":
-        detail = f"Assistants stand between a frozen teacher and the student; the strategy {spec.method.strategy} has none."
+        detail = (
+            f"Assistants stand between a frozen teacher and the student; the strategy {spec.method.strategy} has none."
+        )
         yield _fault(("assistants",), "assistants_not_used", detail, "Leave 'assistants' out, or use offline.")
 
 
-def _terms(spec: "JobSpec") -> Iterator[InitErrorDetails]:
-    free = isinstance(spec.method, DataFreeMethod)
-    written = bool(getattr(spec.method, "objective", ()))
+def _batch_size(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """Whether the terms find enough samples in a batch to compare them with each other."""
+    asked = spec.training.batch_size
+    needy = max(spec.method.terms, key=lambda term: term.smallest_batch, default=None)
+    if needy is not None and needy.smallest_batch > asked:
+        detail = f"The term {needy.term} compares the samples of a batch: it needs {needy.smallest_batch} or more."
+        hint = f"Set training.batch_size to {needy.smallest_batch} or more; 64 is usual."
+        yield _fault(("training", "batch_size"), "batch_too_small", detail, hint, value=asked)
+
+
+def _data_free(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """What a job without labels and training images cannot do."""
+    if not isinstance(spec.method, DataFreeMethod):
+        return
     for number, term in enumerate(spec.method.terms):
-        place: Place = ("method", "objective", number) if written else ("method", "preset")
-        if free and term.needs_sample_ids:
-            detail = f"The term {term.term} remembers every training image, and made-up images have no number."
-            yield _fault(place, "no_sample_ids", detail, "Use soft_targets, similarity or relational.")
-        elif free and term.needs_labels:
-            detail = f"The term {term.term} needs labels, and a data-free job has none."
-            yield _fault(place, "no_labels", detail, "Use soft_targets, dist or a term of features.")
-        if term.smallest_batch > spec.training.batch_size:
-            detail = f"The term {term.term} compares the samples of a batch: it needs {term.smallest_batch} or more."
-            hint = f"Set training.batch_size to {term.smallest_batch} or more; 64 is usual."
-            yield _fault(("training", "batch_size"), "batch_too_small", detail, hint, value=spec.training.batch_size)
-    if free and isinstance(spec.teacher, TeacherEnsemble) and spec.teacher.merge == "confidence":
+        yield from _without_data(("method", "objective", number), term)
+    if isinstance(spec.teacher, TeacherEnsemble) and spec.teacher.merge == "confidence":
         detail = "The merge 'confidence' weighs each teacher by the label, and a data-free job has none."
         yield _fault(("teacher", "merge"), "no_labels", detail, "Use mean_logits or mean_probabilities.")
+
+
+def _without_data(place: Place, term: AnyTerm) -> Iterator[InitErrorDetails]:
+    if term.needs_sample_ids:
+        detail = f"The term {term.term} remembers every training image, and made-up images have no number."
+        yield _fault(place, "no_sample_ids", detail, "Use soft_targets, similarity or relational.")
+    elif term.needs_labels:
+        detail = f"The term {term.term} needs labels, and a data-free job has none."
+        yield _fault(place, "no_labels", detail, "Use soft_targets, dist or a term of features.")
 
 
 def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     seed = spec.training.seed
     if seed is not None and seed + spec.seeds > 2**32:
         detail = f"{spec.seeds} seeds from {seed} on pass the largest, {2**32 - 1}."
-        yield _fault(("training", "seed"), "seeds_overflow", detail, "Use a smaller seed.", value=seed)
+        hint = f"Use a seed of {2**32 - spec.seeds} or less."
+        yield _fault(("training", "seed"), "seeds_overflow", detail, hint, value=seed)

@@ -50,7 +50,7 @@ class Frozen(BaseModel):
         if kind == "extra_forbidden" and len(line["loc"]) == 1:
             hint = nearest(str(line["loc"][0]), list(cls.model_fields))
             kind = PydanticCustomError("unknown_field", "This field is not known here.", {"hint": hint})
-        elif kind not in _STANDARD_KINDS:
+        elif kind not in _STANDARD_KINDS or "hint" in line.get("ctx", {}):
             kind = PydanticCustomError(kind, line["msg"].replace("{", "(").replace("}", ")"), line.get("ctx", {}))
         details = InitErrorDetails(type=kind, loc=line["loc"], input=line["input"])
         if "ctx" in line and isinstance(kind, str):

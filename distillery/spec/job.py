@@ -7,8 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from distillery.errors import InvalidSpec
 from distillery.spec.benchmark import LatencySpec
-from distillery.spec.dataset import DatasetSpec
 from distillery.spec.consistency import faults
+from distillery.spec.dataset import DatasetSpec
 from distillery.spec.frozen import Frozen
 from distillery.spec.methods import DataFreeMethod, Method, OfflineMethod
 from distillery.spec.problems import field_problems
@@ -79,6 +79,13 @@ class JobSpec(Frozen):
         if self.teacher is None:
             return ()
         return self.teacher.members if isinstance(self.teacher, TeacherEnsemble) else (self.teacher,)
+
+    @property
+    def teacher_pointers(self) -> tuple[str, ...]:
+        """Of each of `teachers`, the JSON pointer to it in this spec."""
+        if isinstance(self.teacher, TeacherEnsemble):
+            return tuple(f"/teacher/members/{place}" for place in range(len(self.teacher.members)))
+        return () if self.teacher is None else ("/teacher",)
 
 
 def parse(sent: Any) -> JobSpec:

@@ -16,12 +16,12 @@ Terms = Annotated[tuple[Term, ...], Field(max_length=16)]
 
 
 def _name_or_list(value: Any) -> str:
-    return "list" if isinstance(value, (list, tuple)) else "name"
+    return "a list" if isinstance(value, (list, tuple)) else "a name"
 
 
 Preset = Annotated[
-    Annotated[PresetName, Tag("name")]
-    | Annotated[tuple[PresetName, ...], Field(min_length=1, max_length=8), Tag("list")],
+    Annotated[PresetName, Tag("a name")]
+    | Annotated[tuple[PresetName, ...], Field(min_length=1, max_length=8), Tag("a list")],
     Discriminator(_name_or_list),
 ]
 

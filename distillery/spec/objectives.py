@@ -11,7 +11,7 @@ from distillery.spec.frozen import Frozen
 
 Weight = Annotated[float, Field(ge=0, le=100_000)]
 Temperature = Annotated[float, Field(gt=0, le=100)]
-LayerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+LayerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
 PairRule = Literal["auto", "middle", "last", "embedding"]
 
 
@@ -25,16 +25,16 @@ class LayerPair(Frozen):
 
 
 def _rule_or_list(value: Any) -> str:
-    return "rule" if isinstance(value, str) else "list"
+    return "a rule" if isinstance(value, str) else "a list"
 
 
 Pairs = Annotated[
-    Annotated[PairRule, Tag("rule")]
-    | Annotated[tuple[LayerPair, ...], Field(min_length=1, max_length=32), Tag("list")],
+    Annotated[PairRule, Tag("a rule")]
+    | Annotated[tuple[LayerPair, ...], Field(min_length=1, max_length=32), Tag("a list")],
     Discriminator(_rule_or_list),
 ]
-"""`auto` pairs every stage by resolution and depth, `middle` and `last` take one of those pairs, `embedding` the vectors
-that the classifiers read; or a list of pairs."""
+"""`auto` pairs every stage by resolution and depth, `middle` and `last` take one of those pairs, `embedding` the
+vectors that the classifiers read; or a list of pairs."""
 
 
 class WeightedTerm(Frozen):
@@ -108,7 +108,9 @@ class DkdTerm(WeightedTerm):
 class DistTerm(WeightedTerm):
     """τ² times one minus the Pearson correlation of the softened answers, within each sample and within each class."""
 
-    paper: ClassVar[str] = "Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022, arXiv:2205.10536"
+    paper: ClassVar[str] = (
+        "Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022, arXiv:2205.10536"
+    )
     when_to_use: ClassVar[str] = (
         "When the teacher is much stronger than the student: the student need only rank as the teacher does. "
         "Temperature 4 for small images, 1 for ImageNet."
@@ -140,9 +142,7 @@ class HintTerm(WeightedTerm):
 class AttentionTransferTerm(WeightedTerm):
     """Squared distance of the normalised maps of where each network is active, at each pair of layers."""
 
-    paper: ClassVar[str] = (
-        "Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928"
-    )
+    paper: ClassVar[str] = "Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928"
     when_to_use: ClassVar[str] = "Two convolutional networks of one kind, where the place of the evidence matters."
 
     term: Literal["attention_transfer"] = "attention_transfer"
@@ -154,7 +154,9 @@ class SimilarityTerm(WeightedTerm):
     """Squared distance of the two networks' tables of which samples of the batch look alike (SP)."""
 
     paper: ClassVar[str] = "Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, arXiv:1907.09682"
-    when_to_use: ClassVar[str] = "Networks of any two kinds: no layer has to match another in shape. Batches of 64 or more."
+    when_to_use: ClassVar[str] = (
+        "Networks of any two kinds: no layer has to match another in shape. Batches of 64 or more."
+    )
     smallest_batch: ClassVar[int] = 2
 
     term: Literal["similarity"] = "similarity"
@@ -181,7 +183,9 @@ class VidTerm(WeightedTerm):
     paper: ClassVar[str] = (
         "Ahn et al.: Variational Information Distillation for Knowledge Transfer, CVPR 2019, arXiv:1904.05835"
     )
-    when_to_use: ClassVar[str] = "As hint, where some of the teacher's channels cannot be predicted and should not count."
+    when_to_use: ClassVar[str] = (
+        "As hint, where some of the teacher's channels cannot be predicted and should not count."
+    )
 
     term: Literal["vid"] = "vid"
     pairs: Pairs = "auto"
@@ -215,7 +219,11 @@ class ReviewTerm(WeightedTerm):
     """ReviewKD: shallow layers of the teacher are matched by the student's deeper ones, fused by attention."""
 
     paper: ClassVar[str] = "Chen et al.: Distilling Knowledge via Knowledge Review, CVPR 2021, arXiv:2104.09044"
-    when_to_use: ClassVar[str] = "The strongest of the feature terms on most convolutional pairs. Weight 0.6 to 8 by pair."
+    when_to_use: ClassVar[str] = (
+        "The strongest of the feature terms on most convolutional pairs. Weight 0.6 to 8 by pair."
+    )
+
+    smallest_batch: ClassVar[int] = 2
 
     term: Literal["review"] = "review"
     warmup_epochs: Annotated[float, Field(ge=0, le=10_000)] = 20.0

@@ -24,8 +24,11 @@ def problems_of(lines: Sequence[Any], sent: Any) -> list[FieldProblem]:
     return [problem for problem in found if not _follows_from_another(problem, found)]
 
 
-def pointer_into(sent: Any, location: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901) for pydantic's `location`, without the union tags that pydantic inserts."""
+def pointer_into(sent: Any, location: Sequence[str | int], *, missing: bool = False) -> str:
+    """A JSON pointer (RFC 6901) for pydantic's `location`, without the union tags that pydantic inserts.
+
+    Only with `missing` may the last part be a field that `sent` has not.
+    """
     parts: list[str] = []
     here = sent
     for place, part in enumerate(location):
@@ -34,14 +37,10 @@ def pointer_into(sent: Any, location: Sequence[str | int]) -> str:
             here = here[part]
         elif isinstance(here, (list, tuple)) and isinstance(part, int):
             here = here[part] if part < len(here) else None
-        elif not last or not isinstance(here, dict) or _is_tag(here, part):
+        elif place > 0 and not (missing and last and isinstance(here, dict)):
             continue
         parts.append(_shown(str(part), _LONGEST_NAME).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{part}" for part in parts)
-
-
-def _is_tag(here: dict[str, Any], part: str | int) -> bool:
-    return part in [value for value in here.values() if isinstance(value, str)]
 
 
 def _follows_from_another(problem: FieldProblem, found: Iterable[FieldProblem]) -> bool:
@@ -60,15 +59,15 @@ def _problem(line: Any, sent: Any) -> FieldProblem:
         location.append(str(context["discriminator"]).strip("'"))
     detail, hint = _split(_detail(kind, line["msg"], context))
     hint = _hint(kind, line["input"], context) or hint
-    return FieldProblem(
-        pointer_into(sent, location), kind.upper(), _shown(detail, _LONGEST_TEXT), _shown(hint, _LONGEST_TEXT)
-    )
+    pointer = pointer_into(sent, location, missing=kind == "missing")
+    return FieldProblem(pointer, kind.upper(), _shown(detail, _LONGEST_TEXT), _shown(hint, _LONGEST_TEXT))
 
 
 def _detail(kind: str, message: str, context: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         return f"'{context['tag']}' is not one of {context['expected_tags']}."
-    text = _DETAILS.get(kind, message.removeprefix("Value error, "))
+    known = {} if "hint" in context else _DETAILS  # a fault of our own comes with words of its own
+    text = known.get(kind, message.removeprefix("Value error, "))
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
@@ -106,6 +105,8 @@ _DETAILS = {
     "tuple_type": "This should be a list.",
     "list_type": "This should be a list.",
     "invalid_key": "Every key of an object should be a string.",
+    "too_short": "There are too few items here.",
+    "too_long": "There are too many items here.",
     "union_tag_not_found": "This does not say which kind it is.",
 }
 """Where pydantic's own words speak of Python."""

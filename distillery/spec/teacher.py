@@ -50,10 +50,13 @@ class TeacherSpec(Frozen):
         return self
 
 
+Members = Annotated[tuple[TeacherSpec, ...], Field(min_length=2, max_length=16)]
+
+
 class TeacherEnsemble(Frozen):
     """Several teachers whose answers are merged. They may differ in architecture."""
 
-    members: Annotated[tuple[TeacherSpec, ...], Field(min_length=2, max_length=16)]
+    members: Members
     merge: Literal["mean_logits", "mean_probabilities", "confidence"] = "mean_logits"
     """`mean_logits`: one teacher with the mean of the logits. `mean_probabilities`: with the mean of the softened
     answers. `confidence`: the divergence from each teacher, weighted by how well it knows the label of the sample
@@ -72,9 +75,7 @@ def _one_or_several(value: Any) -> str:
 _AnyTeacher = Annotated[
     Annotated[TeacherSpec, Tag("one")] | Annotated[TeacherEnsemble, Tag("several")], Discriminator(_one_or_several)
 ]
-Teacher = Annotated[
-    _AnyTeacher, BeforeValidator(_listed, json_schema_input_type=_AnyTeacher | tuple[TeacherSpec, ...])
-]
+Teacher = Annotated[_AnyTeacher, BeforeValidator(_listed, json_schema_input_type=_AnyTeacher | Members)]
 """One teacher, or several with `merge`; a bare list is short for an ensemble with the mean of the logits."""
 
 

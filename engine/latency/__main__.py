@@ -14,12 +14,14 @@ from typing import Any
 from distillery.errors import DistilleryError, InvalidRequest, MissingDependency, UnreadableData
 from distillery.report import LatencyReport, Percentile
 from distillery.spec import JobSpec, LatencySpec, parse
+from distillery.spec.student import StudentSpec
+from distillery.spec.teacher import TeacherSpec
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
+from engine.delivered import network_of
 from engine.latency.compare import Contestant, compare, repeat_command
-from engine.weights import load_safetensors, read_metadata
-from models import build
+from engine.weights import read_metadata
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +53,8 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
     _demand_same_data(job, dataset)
     dataset = _normalised_as(arguments.student, dataset)
     report = compare(
-        _contestant(job.teacher.architecture, arguments.teacher, dataset=dataset),
-        student=_contestant(job.student.architecture, arguments.student, dataset=dataset),
+        _contestant(arguments.teacher, job.teachers[0] if job.teachers else job.student, dataset=dataset),
+        student=_contestant(arguments.student, job.student, dataset=dataset),
         dataset=dataset,
         spec=job.latency or LatencySpec(),
         repeat_with=repeat_command(
@@ -117,12 +119,8 @@ def _normalised_as(weights: Path, dataset: Dataset) -> Dataset:
     return replace(dataset, mean=mean, std=std)
 
 
-def _contestant(architecture: str, weights: Path, *, dataset: Dataset) -> Contestant:
-    network = build(
-        architecture, classes=len(dataset.classes), image_size=dataset.image_size, channels=dataset.channels
-    )
-    load_safetensors(network, weights)
-    return Contestant(network=network, weights=weights)
+def _contestant(weights: Path, said: TeacherSpec | StudentSpec, *, dataset: Dataset) -> Contestant:
+    return Contestant(network=network_of(weights, dataset=dataset, otherwise=said.architecture), weights=weights)
 
 
 def table(report: LatencyReport) -> Iterator[str]:

@@ -43,7 +43,8 @@ def standardized(logits: Tensor) -> Tensor:
     centred = z - z.mean(dim=1, keepdim=True)
     size = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     varies = size > _EQUAL * torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    return centred / (size / z.shape[1] ** 0.5 + _STANDARD_EPSILON).where(varies, 1.0)
+    deviation: Tensor = (size / z.shape[1] ** 0.5 + _STANDARD_EPSILON).where(varies, 1.0)
+    return centred / deviation
 
 
 def mixed_soft_targets(

@@ -5,7 +5,6 @@ Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from engine.data.views import Batch
@@ -40,9 +39,3 @@ class Offline(Lesson):
     def weights(self, epoch: int) -> Mapping[str, float]:
         """The objective's weights."""
         return self.objective.weights_in(epoch)
-
-    def prepare(self, device: torch.device) -> torch.memory_format:
-        """The teacher comes along."""
-        if isinstance(self._teacher, nn.Module):
-            self._teacher.to(device)
-        return super().prepare(device)

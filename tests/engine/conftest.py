@@ -76,6 +76,7 @@ class Listener:
     series: dict = field(default_factory=dict)
     states: list = field(default_factory=list)
     files: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
     looks: int = 0
     step: int = 0
 
@@ -85,6 +86,9 @@ class Listener:
     def metrics(self, step, values):
         for name, value in values.items():
             self.series.setdefault(name, []).append((step, value))
+
+    def warning(self, message):
+        self.warnings.append(message)
 
     def checkpoint(self, state):
         self.states.append(copy.deepcopy(state))

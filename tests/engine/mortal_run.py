@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distillery.spec.objectives import PRESETS
+from distillery.spec.presets import PRESETS
 from distillery.spec.training import CheckpointEvery, Training
 from engine import checkpoint
 from engine.data.dataset import Dataset, Split
 from engine.loop import train
 from engine.objectives import build
+from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher, state_sha256
 
 RECIPE = Training(
@@ -55,6 +56,9 @@ class Mortal:
     def metrics(self, step, values):
         """Not needed here."""
 
+    def warning(self, message):
+        """Not needed here."""
+
     def checkpoint(self, state):
         checkpoint.save(state, self.folder / f"{state['step']:03}-{state['epoch']}.ckpt")
 
@@ -70,9 +74,7 @@ def run(folder, die_at=0):
     student = network(1)
     files = sorted(folder.glob("*.ckpt"))
     train(
-        student,
-        objective=build(PRESETS["kd"]),
-        teacher=FrozenTeacher(network(2)),
+        Offline(student, objective=build(PRESETS["kd"]), teacher=FrozenTeacher(network(2))),
         dataset=Dataset("noise", ("a", "b", "c"), 1, 8, (0.5,), (0.3,), split(50), split(20), split(10), "0" * 64, ()),
         recipe=RECIPE,
         augment=("crop", "flip"),

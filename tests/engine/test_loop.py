@@ -9,11 +9,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillery.errors import InvalidRequest, TrainingDiverged
-from distillery.spec.objectives import PRESETS, CrossEntropyTerm, SoftTargetsTerm
+from distillery.spec.objectives import CrossEntropyTerm, SoftTargetsTerm
+from distillery.spec.presets import PRESETS
 from distillery.spec.training import CheckpointEvery, Sgd, Training
 from engine.loop import LOGS_PER_EPOCH, Stopped, train
 from engine.objectives import Objective, build
 from engine.optim import schedule
+from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher
 
 LABELS = (CrossEntropyTerm(weight=1.0),)
@@ -31,9 +33,7 @@ def run(small_dataset, small_network, listener):
 
     def start(*, terms=LABELS, teacher=None, observer=None, network=None, dataset=small_dataset, augment=(), **changes):
         return train(
-            network or small_network(),
-            objective=build(terms),
-            teacher=teacher,
+            Offline(network or small_network(), objective=build(terms), teacher=teacher),
             dataset=dataset,
             recipe=recipe(**changes),
             augment=augment,
@@ -70,7 +70,7 @@ def test_each_term_is_told_raw_and_weighted(run, small_network):
     told = curves(trained)
     terms = {"cross_entropy": 0.1, "soft_targets": 0.9}
     assert told.keys() == {
-        *(f"{kind}/{name}" for kind in ("loss", "weighted") for name in terms),
+        *(f"{kind}/{name}" for kind in ("loss", "weighted", "share") for name in terms),
         *("loss", "lr", "grad_norm", "validation/accuracy"),
     }
     for place, (step, loss) in enumerate(told["loss"]):
@@ -209,9 +209,7 @@ def test_what_an_objective_trains_is_trained_and_saved(small_dataset, small_netw
     observer = listener()
     objective = Objective([Scaled()], weights={"scaled": 1.0})
     trained = train(
-        small_network(),
-        objective=objective,
-        teacher=None,
+        Offline(small_network(), objective=objective, teacher=None),
         dataset=small_dataset,
         recipe=recipe(epochs=1),
         augment=(),

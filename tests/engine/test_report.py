@@ -6,11 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillery.report import Estimated, LatencyComparison, LatencyReport, LatencyRow, Percentile, Report, Verdict
-from distillery.spec import parse, resolve
+from distillery.report import (
+    EarlyExit,
+    Estimated,
+    LatencyComparison,
+    LatencyReport,
+    LatencyRow,
+    Percentile,
+    Report,
+    SeedRun,
+    Verdict,
+)
+from distillery.spec import JobSpec, parse, resolve
 from engine.data.dataset import Dataset, Split
 from engine.loop import Trained
-from engine.report import CURVE_POINTS, Candidate, assemble, thinned
+from engine.report import CURVE_POINTS, Besides, Candidate, assemble, thinned
+from engine.spread import spread
 
 IMAGES = 600
 CLASSES = ("cat", "dog", "eel")
@@ -30,14 +41,20 @@ DATASET = Dataset(
     train=_split(30, first=0), validation=_split(12, first=1000), test=_split(IMAGES, first=2000),
     sha256="a" * 64, notes=("drawn by hand",),
 )  # fmt: skip
-SPEC = resolve(
+USUAL = {
+    "name": "animals",
+    "dataset": {"name": "digits"},
+    "student": {"architecture": "seed_student"},
+    "training": {"seed": 1},
+}
+SPEC = resolve(parse({**USUAL, "teacher": {"architecture": "seed_teacher", "train": {"epochs": 1}}}))
+ALONE = resolve(parse({**USUAL, "method": {"strategy": "self_distillation"}}))
+DATA_FREE = resolve(
     parse(
         {
-            "name": "animals",
-            "dataset": {"name": "digits"},
-            "teacher": {"architecture": "seed_teacher", "train": {"epochs": 1}},
-            "student": {"architecture": "seed_student"},
-            "training": {"seed": 1},
+            **USUAL,
+            "teacher": {"architecture": "seed_teacher", "weights": "teacher.safetensors"},
+            "method": {"strategy": "data_free"},
         }
     )
 )
@@ -249,3 +266,79 @@ def test_few_test_images_are_warned_about() -> None:
     ]
     report = assemble(cut[0], teacher=cut[1], baseline=None, dataset=dataset, spec=SPEC, latency=None)
     assert any("Only 60 test images" in each for each in report.warnings)
+
+
+def _study(
+    besides: Besides,
+    *,
+    spec: JobSpec = SPEC,
+    teacher: int | None = 580,
+    baseline: int | None = 520,
+    history: dict[str, list[tuple[int, float]]] | None = None,
+) -> Report:
+    return assemble(
+        _candidate(560, trained=_trained(history)),
+        teacher=None if teacher is None else _candidate(teacher, width=8),
+        baseline=None if baseline is None else _candidate(baseline),
+        dataset=DATASET,
+        spec=spec,
+        latency=None,
+        besides=besides,
+    )
+
+
+def test_over_several_seeds_the_gain_is_that_of_the_runs() -> None:
+    runs = [SeedRun(seed=seed, student=0.9, baseline=0.88 - 0.001 * seed) for seed in (1, 2, 3)]
+    report = _study(Besides(spread=spread(runs)))
+    assert report.seeds == spread(runs)
+    assert report.gain == spread(runs).gain
+    assert report.helped is True
+    assert "2.2 points more than without its teacher (95 % interval +2.0 to +2.4, mean of 3 seeds)" in report.summary
+
+
+def test_seeds_without_a_baseline_claim_no_gain() -> None:
+    runs = [SeedRun(seed=seed, student=0.9, baseline=None) for seed in (1, 2)]
+    report = _study(Besides(spread=spread(runs)), baseline=None)
+    assert (report.helped, report.gain, report.gap_closed) == (None, None, None)
+    assert "whether its teacher helped is not known" in report.summary
+
+
+def test_members_and_assistants_have_rows_and_curves_of_their_own() -> None:
+    member = Candidate(**{**vars(_candidate(570, width=4)), "run": "teaching1"})
+    assistant = Candidate(**{**vars(_candidate(565, width=3)), "run": "assisting1"})
+    report = _study(Besides(others={"teacher1": member, "assistant1": assistant}))
+    assert [each.role for each in report.quality] == ["teacher", "student", "baseline", "teacher1", "assistant1"]
+    assert {curve.key for curve in report.curves} >= {"teaching1/loss", "assisting1/loss", "training/loss"}
+    told = {each.role: each for each in report.quality}
+    assert told["assistant1"].agreement == pytest.approx((600 - 15) / 600)
+    assert told["teacher1"].architecture == "net4"
+
+
+@pytest.mark.parametrize("baseline", [520, None])
+def test_a_self_distilled_student_is_told_of_without_a_teacher(baseline: int | None) -> None:
+    early = Candidate(architecture="net2", network=_candidate(1).network, logits=_answers(480), file_bytes=1)
+    exits = (EarlyExit(role="exit1", stage="layer1", latency=_latency("invalid", "faster", value=1.5)),)
+    report = _study(Besides(others={"exit1": early}, exits=exits), spec=ALONE, teacher=None, baseline=baseline)
+    assert report.exits == exits
+    assert report.disagreements == ()
+    assert (report.gap_closed, report.speedup) == (None, None)
+    assert all(each.agreement is None and each.kl_to_teacher is None for each in report.quality)
+    assert report.summary.endswith("; exit1 (behind layer1) answers 80.0 % right at 2.5 times its speed.")
+    words = "more than on the labels alone" if baseline else "whether self-distillation helped is not known"
+    assert words in report.summary
+    assert "teacher" not in report.summary
+
+
+def test_a_worse_self_distilled_student_is_warned_about_without_naming_a_teacher() -> None:
+    report = _study(Besides(), spec=ALONE, teacher=None, baseline=580)
+    assert any("the same student trained on the labels alone: " in each for each in report.warnings)
+    assert not any("teacher" in each for each in report.warnings)
+
+
+def test_a_data_free_report_shows_its_images_and_says_why_there_is_no_baseline() -> None:
+    sheet = "data:image/png;base64,iVBORw0KGgo="
+    report = _study(Besides(synthetic=sheet), spec=DATA_FREE, baseline=None)
+    assert report.synthetic == sheet
+    assert "it has seen none but made-up images" in report.summary
+    assert (report.helped, report.gain) == (None, None)
+    assert Report.model_validate_json(report.model_dump_json()) == report

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from distillery.errors import CorruptFile
-from distillery.spec.objectives import PRESETS
+from distillery.spec.presets import PRESETS
 from distillery.spec.training import AdamW, CheckpointEvery, Sgd, Training
 from engine import checkpoint
 from engine.loop import Stopped, train
 from engine.objectives import build
+from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher, state_sha256
 
 OPTIMIZERS = {"sgd": Sgd(nesterov=True), "adamw": AdamW()}
@@ -44,9 +45,7 @@ def attempt(small_dataset, small_network):
         teacher = FrozenTeacher(small_network(seed=2, width=8))
         torch.manual_seed(random.randrange(2**32))
         trained = train(
-            network,
-            objective=build(PRESETS["kd"]),
-            teacher=teacher,
+            Offline(network, objective=build(PRESETS["kd"]), teacher=teacher),
             dataset=small_dataset,
             recipe=recipe,
             augment=("crop", "flip"),

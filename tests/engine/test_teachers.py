@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from distillery.spec.objectives import PRESETS
+from distillery.spec.presets import PRESETS
 from distillery.spec.training import Training
 from engine.data.views import batches
 from engine.loop import train
 from engine.objectives import build
 from engine.precision import autocast
+from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher, state_sha256
 
 
@@ -71,9 +72,7 @@ def test_a_whole_run_leaves_it_untouched(small_network, small_dataset, listener,
     teacher = FrozenTeacher(small_network(seed=1))
     before = teacher.state_sha256()
     trained = train(
-        small_network(seed=2),
-        objective=build(PRESETS["kd"]),
-        teacher=teacher,
+        Offline(small_network(seed=2), objective=build(PRESETS["kd"]), teacher=teacher),
         dataset=small_dataset,
         recipe=Training(epochs=2, batch_size=16, seed=0, device="cpu", precision=precision),
         augment=("crop", "flip"),

@@ -49,7 +49,7 @@ class Service:
         return specs.parse(
             {
                 "dataset": {"name": "digits"},
-                "teacher": {"architecture": "seed_teacher", **(teacher or {"train": {"epochs": 1}})},
+                "teacher": teacher or {"architecture": "seed_teacher", "train": {"epochs": 1}},
                 "student": {"architecture": "seed_student"},
                 "resources": {"priority": priority},
                 "labels": {"trace": str(self.trace), "steps": "20", **labels},

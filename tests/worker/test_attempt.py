@@ -217,10 +217,27 @@ def test_the_student_of_an_earlier_job_teaches(embedded: Service) -> None:
     while embedded.run_one():
         pass
     student = embedded.content(first, "student.safetensors")
-    assert embedded.content(by_job, "taught-by.txt") == student
-    assert embedded.content(by_model, "taught-by.txt") == student
+    assert embedded.content(by_job, "taught-by-0.txt") == student
+    assert embedded.content(by_model, "taught-by-0.txt") == student
     with pytest.raises(NotFound):
-        embedded.content(first, "taught-by.txt")
+        embedded.content(first, "taught-by-0.txt")
+
+
+def test_each_of_several_teachers_gets_its_own_weights(embedded: Service) -> None:
+    jobs = [embedded.submit(steps=steps) for steps in ("3", "4")]
+    while embedded.run_one():
+        pass
+    members = [
+        {"architecture": "seed_student", "job": jobs[0]},
+        {"architecture": "seed_teacher", "train": {"epochs": 1}},
+        {"architecture": "seed_student", "model": embedded.job(jobs[1]).student_model_id},
+    ]
+    job_id = embedded.submit(steps="2", teacher={"members": members})
+    assert embedded.run_one()
+    for place, job in ((0, jobs[0]), (2, jobs[1])):
+        assert embedded.content(job_id, f"taught-by-{place}.txt") == embedded.content(job, "student.safetensors")
+    with pytest.raises(NotFound):
+        embedded.content(job_id, "taught-by-1.txt")
 
 
 def test_a_teacher_that_is_not_there_fails_the_job_with_a_pointer(embedded: Service) -> None:
@@ -233,6 +250,10 @@ def test_a_teacher_that_is_not_there_fails_the_job_with_a_pointer(embedded: Serv
     assert job.status == "failed"
     assert job.error is not None
     assert (job.error.code, job.error.pointer) == ("UNUSABLE_WEIGHTS", "/teacher/job")
+    several = [{"architecture": "seed_student", "train": {"epochs": 1}}, {"architecture": "seed_student", "job": first}]
+    job_id = embedded.submit(teacher={"members": several})
+    assert embedded.run_one()
+    assert embedded.job(job_id).error.pointer == "/teacher/members/1/job"
 
 
 def test_folders_of_dead_attempts_are_swept_and_nothing_else(embedded: Service) -> None:

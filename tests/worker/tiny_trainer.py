@@ -52,8 +52,9 @@ class TinyTrainer:
                 self.save()
                 return EXIT_SAVED
             self.take_step()
-        if self.options.teacher_weights:
-            self.deliver("taught-by.txt", self.options.teacher_weights.read_text())
+        for given in self.options.teacher_weights:
+            place, _, path = given.partition("=")
+            self.deliver(f"taught-by-{place}.txt", Path(path).read_text())
         self.tell("finished", summary="counted", models=[self.deliver_student()])
         return 0
 
@@ -131,7 +132,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--teacher-weights", type=Path)
+    parser.add_argument("--teacher-weights", action="append", default=[])
     parser.add_argument("--events-fd", type=int, required=True)
     return TinyTrainer(parser.parse_args()).run()
 

@@ -1,0 +1,37 @@
+"""From a delivered weights file back to its network: plain, an early exit, or several teachers as one."""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from engine.data.dataset import Dataset
+from engine.exits import rebuild_exit
+from engine.outputs import Merge
+from engine.teachers import Ensemble
+from engine.weights import load_safetensors, read_metadata
+from models import build
+
+
+def network_of(path: Path, *, dataset: Dataset, otherwise: str) -> nn.Module:
+    """The network of a weights file for this data, in evaluation mode.
+
+    The header of the file says what it is, as of every file that a job delivers; a file that says nothing is one of the
+    architecture `otherwise`.
+
+    Raises:
+        UnusableWeights: missing, damaged, or not of this data's shape.
+    """
+    network = _structure({"architecture": otherwise, **read_metadata(path)}, dataset)
+    load_safetensors(network, path)
+    return network.eval()
+
+
+def _structure(told: dict[str, str], dataset: Dataset) -> nn.Module:
+    shape = {"classes": len(dataset.classes), "image_size": dataset.image_size, "channels": dataset.channels}
+    if "members" in told:
+        merge: Merge = "mean_logits" if told["merge"] == "mean_logits" else "mean_probabilities"
+        return Ensemble([build(name, **shape) for name in json.loads(told["members"])], merge=merge)
+    if "exit" in told:
+        return rebuild_exit(told["architecture"], int(told["exit"]), **shape)
+    return build(told["architecture"], **shape)
