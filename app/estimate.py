@@ -1,24 +1,14 @@
 """What a job may take, from the catalogue alone: rough figures with honest intervals, since no device is known yet."""
 
-import math
-from dataclasses import dataclass
-
+from app import networks
+from app.known_data import Images, known_images, known_side
+from app.workload import Run, multiply_adds, runs, side_of, training_multiply_adds
 from distillery.spec import JobSpec
-from distillery.spec.dataset import DigitsData, NamedData, TorchvisionData
+from distillery.spec.methods import DataFreeMethod, Fast, SelfDistillationMethod
+from distillery.spec.objectives import CrdTerm
 from distillery.views import Estimate, Interval
 from models import catalog
 
-DIGITS_IMAGES, DIGITS_SIDE = 1797, 8
-TORCHVISION_SIZES: dict[str, tuple[int, int, int]] = {
-    "CIFAR10": (50_000, 10_000, 32),
-    "CIFAR100": (50_000, 10_000, 32),
-    "MNIST": (60_000, 10_000, 28),
-    "FashionMNIST": (60_000, 10_000, 28),
-    "KMNIST": (60_000, 10_000, 28),
-    "SVHN": (73_257, 26_032, 32),
-    "STL10": (5_000, 8_000, 96),
-}
-"""Training images, test images, and side in pixels."""
 FASTEST, SLOWEST = 2e12, 5e9
 """Multiply-adds a second that one may get: a large accelerator in bf16, one busy core in fp32."""
 FASTEST_STEP_SECONDS, SLOWEST_STEP_SECONDS = 0.002, 0.1
@@ -30,75 +20,54 @@ RUNTIME_BYTES = (300_000_000, 1_500_000_000)
 """The interpreter, PyTorch and its buffers."""
 MACS_PER_ACTIVATION = (400.0, 15.0)
 """Multiply-adds for each number that the backward pass keeps: wide networks reuse more."""
+CRD_BYTES = 80
+"""Of each sample with each of its negatives: the place of the negative, and a dozen numbers for the gradient."""
 _FLOAT_BYTES = 4
-_FORWARD_BACKWARD = 3
-"""A backward pass costs two forwards."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Sizes of the splits, and the side of the images in pixels before any resizing."""
-
-    train: int
-    held_back: int
-    side: int
-
-
-def known_images(spec: JobSpec) -> Images | None:
-    """What is known of the data without reading it: for the digits of scikit-learn and torchvision's data sets."""
-    data = spec.dataset
-    if isinstance(data, DigitsData) or (isinstance(data, NamedData) and data.name == "digits"):
-        whole, test, side = DIGITS_IMAGES * (1 - data.test), DIGITS_IMAGES * data.test, DIGITS_SIDE
-    elif isinstance(data, TorchvisionData):
-        whole, test, side = TORCHVISION_SIZES[data.name]
-    else:
-        return None
-    train = math.ceil(whole * (1 - data.validation))
-    held_back = math.floor(whole + test) - train
-    return Images(train=min(train, data.limit or train), held_back=held_back, side=side)
-
-
-def known_side(spec: JobSpec) -> int | None:
-    """Side in pixels of the images that the networks will see, where it is known without reading the data."""
-    images = known_images(spec)
-    return spec.dataset.image_size or (images.side if images else None)
+_MOMENTS = 2
+"""Numbers that an optimizer keeps for each parameter, at most."""
+_COLOURS = 3
 
 
 def estimate(spec: JobSpec) -> Estimate:
     """Seconds, memory and artifact bytes that the job may take, each as an interval."""
-    notes = []
     images = known_images(spec)
-    if images is None:
-        notes.append("The time is not known: how many images there are, only the worker can see.")
-    if known_side(spec) is None:
-        notes.append("The size of the images is not known; memory is told for the student's native input.")
-    notes.append("Parameters and multiply-adds are those for ten classes.")
+    timed = images
+    if images is None and isinstance(spec.method, DataFreeMethod):
+        timed = Images(train=0, held_back=0, side=side_of(spec))
     return Estimate(
-        seconds=_seconds(spec, images) if images else None,
+        seconds=_seconds(spec, timed) if timed else None,
         memory_bytes=_memory(spec),
         artifact_bytes=_artifacts(spec),
-        notes=tuple(notes),
+        notes=tuple(_notes(spec, images)),
     )
 
 
-def _macs(spec: JobSpec, name: str) -> float:
-    """Multiply-adds of one image, scaled from the native input by area."""
-    row = catalog.find(name)
-    return float(row.macs) * ((known_side(spec) or row.input[1]) / row.input[1]) ** 2
+def _notes(spec: JobSpec, images: Images | None) -> list[str]:
+    notes = []
+    data_free = isinstance(spec.method, DataFreeMethod)
+    if images is None and data_free:
+        notes.append("The final test is not counted: how many images there are, only the worker can see.")
+    elif images is None:
+        notes.append("The time is not known: how many images there are, only the worker can see.")
+    if known_side(spec) is None:
+        notes.append("The size of the images is not known; memory is told for the student's native input.")
+    if spec.seeds > 1:
+        who = "student and baseline are" if spec.baseline else "the student is"
+        notes.append(f"With {spec.seeds} seeds {who} trained {spec.seeds} times, all else once.")
+    if data_free:
+        notes.append("What it takes to make images up is a rough guess.")
+    notes.append("Parameters and multiply-adds are those for ten classes.")
+    return notes
 
 
 def _seconds(spec: JobSpec, images: Images) -> Interval:
-    teacher, student = (_macs(spec, name) for name in (spec.teacher.architecture, spec.student.architecture))
-    epochs, own = spec.training.epochs, spec.teacher.train
-    seen = epochs * images.train
-    work = seen * (_FORWARD_BACKWARD * student + teacher)
-    steps = epochs * math.ceil(images.train / spec.training.batch_size)
-    if spec.baseline:
-        work, steps = work + seen * _FORWARD_BACKWARD * student, 2 * steps
-    if own is not None:
-        work += own.epochs * images.train * _FORWARD_BACKWARD * teacher
-        steps += own.epochs * math.ceil(images.train / (own.batch_size or spec.training.batch_size))
-    work += (2 * epochs + 1) * images.held_back * (student + teacher)
+    work, steps = 0.0, 0
+    for run in runs(spec, train_images=images.train):
+        work += training_multiply_adds(spec, run)
+        steps += run.steps
+        # After each epoch on the validation images, at the end on those of the test.
+        seen = run.times * (run.epochs + 1) * images.held_back
+        work += seen * sum(multiply_adds(spec, each) for each in run.learners)
     low = work / FASTEST + steps * FASTEST_STEP_SECONDS + STARTING_SECONDS[0]
     high = work / SLOWEST + steps * SLOWEST_STEP_SECONDS + STARTING_SECONDS[1]
     rows = _comparisons(spec)
@@ -106,28 +75,69 @@ def _seconds(spec: JobSpec, images: Images) -> Interval:
 
 
 def _comparisons(spec: JobSpec) -> int:
+    """The student against the teacher, or, where there is none, each early exit against the student."""
     asked = spec.latency
-    return len(asked.batch_sizes) * len(asked.runtimes) * len(asked.devices) if asked else 0
+    if asked is None:
+        return 0
+    pairs = 1 if spec.teachers else _exits(spec)
+    return pairs * len(asked.batch_sizes) * len(asked.runtimes) * len(asked.devices)
+
+
+def _exits(spec: JobSpec) -> int:
+    method = spec.method
+    delivered = isinstance(method, SelfDistillationMethod) and method.deliver_exits
+    return len(catalog.find(spec.student.architecture).stages) - 1 if delivered else 0
+
+
+def _parameters(*architectures: str) -> int:
+    return sum(catalog.find(each).parameters for each in architectures)
+
+
+def _parameters_of_all(spec: JobSpec) -> int:
+    return sum(each.row.parameters for each in networks.of(spec))
 
 
 def _memory(spec: JobSpec) -> Interval:
-    teacher, student = catalog.find(spec.teacher.architecture), catalog.find(spec.student.architecture)
-    trained = max(student.parameters, teacher.parameters if spec.teacher.train else 0)
-    # Weights, gradients and up to two moments of what is trained; the teacher's weights beside them.
-    weights = _FLOAT_BYTES * (4 * trained + teacher.parameters + student.parameters)
-    widest = student.name if spec.teacher.train is None else teacher.name
-    numbers = spec.training.batch_size * _macs(spec, widest)
+    planned = runs(spec, train_images=0)
+    trained = max(_parameters(*run.learners) for run in planned)
+    # Weights, gradients and the moments of what is trained; the weights of all others beside them.
+    weights = _FLOAT_BYTES * ((2 + _MOMENTS) * trained + _parameters_of_all(spec))
+    numbers = max(_kept(spec, run) for run in planned)
     low, high = (
-        start + weights + _FLOAT_BYTES * numbers / ratio
+        start + weights + _remembered(spec) + _FLOAT_BYTES * numbers / ratio
         for start, ratio in zip(RUNTIME_BYTES, MACS_PER_ACTIVATION, strict=True)
     )
     return Interval(low=low, high=high)
 
 
+def _kept(spec: JobSpec, run: Run) -> float:
+    """Multiply-adds of a batch, by which the numbers that its backward pass keeps are told."""
+    return run.batch_size * sum(multiply_adds(spec, each) for each in run.learners)
+
+
+def _remembered(spec: JobSpec) -> int:
+    """Bytes of what terms and made-up images take besides the networks."""
+    total = sum(crd_bytes(spec, term) for term in spec.method.terms if isinstance(term, CrdTerm))
+    method = spec.method
+    if isinstance(method, DataFreeMethod) and isinstance(method.synthesis, Fast):
+        total += method.synthesis.pool * _COLOURS * side_of(spec) ** 2
+    return total
+
+
+def crd_bytes(spec: JobSpec, term: CrdTerm) -> int:
+    """What a step of this term takes: two banks of every training image, and each sample against its negatives."""
+    images = known_images(spec)
+    banks = 2 * (images.train if images else 0) * term.dimensions * _FLOAT_BYTES
+    return banks + spec.training.batch_size * term.negatives * CRD_BYTES
+
+
 def _artifacts(spec: JobSpec) -> Interval:
-    teacher, student = catalog.find(spec.teacher.architecture), catalog.find(spec.student.architecture)
-    low = _FLOAT_BYTES * student.parameters * len(spec.export)
-    # A checkpoint holds weights, the best weights so far and up to two moments; early ones those of the teacher.
-    state = 4 * _FLOAT_BYTES * (student.parameters + (teacher.parameters if spec.teacher.train else 0))
-    own_teacher = _FLOAT_BYTES * teacher.parameters if spec.teacher.train else 0
-    return Interval(low=low, high=low + own_teacher + spec.training.keep * state + 10_000_000)
+    student, planned = _parameters(spec.student.architecture), runs(spec, train_images=0)
+    low = _FLOAT_BYTES * student * len(spec.export)
+    others = _parameters_of_all(spec) + (student if spec.baseline else 0) + _exits(spec) * student
+    # A checkpoint holds weights, the best so far and the moments of what is trained, and of what has been trained the
+    # best and the last weights.
+    trained = [_parameters(*run.learners) for run in planned]
+    finished = sum(run.times * count for run, count in zip(planned, trained, strict=True))
+    state = _FLOAT_BYTES * ((2 + _MOMENTS) * max(trained) + 2 * finished)
+    return Interval(low=low, high=low + _FLOAT_BYTES * others + spec.training.keep * state + 10_000_000)

@@ -26,12 +26,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from distillery.spec.objectives import PRESETS
+from distillery.spec.presets import PRESETS
 from distillery.spec.training import ConstantSchedule, Sgd, Training
 from engine.data.dataset import Dataset, Split
 from engine.loop import train
 from engine.objectives import build as build_objective
 from engine.precision import resolve_precision
+from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher
 from models import build
 from models.count import multiply_adds
@@ -106,6 +107,9 @@ class Silent:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Ignored."""
 
+    def warning(self, message: str) -> None:
+        """Ignored."""
+
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Ignored."""
 
@@ -118,9 +122,7 @@ def ours(teacher: FrozenTeacher, student: nn.Module, *, dataset: Dataset, recipe
     """One epoch of the real loop, its set-up and a token validation included."""
     objective = build_objective(PRESETS["kd"])
     train(
-        student,
-        objective=objective,
-        teacher=teacher,
+        Offline(student, objective=objective, teacher=teacher),
         dataset=dataset,
         recipe=recipe,
         augment=("crop", "flip"),

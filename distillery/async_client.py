@@ -231,6 +231,10 @@ class AsyncClient:
         """The catalogue of objective terms."""
         return await self._call(calls.objectives())
 
+    async def strategies(self) -> tuple[ObjectiveTerm, ...]:
+        """The catalogue of strategies, with their presets."""
+        return await self._call(calls.strategies())
+
     async def models(self) -> AsyncIterator[Model]:
         """Every model that the service keeps, newest first, page by page."""
         token: str | None = None

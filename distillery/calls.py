@@ -165,6 +165,11 @@ def objectives() -> Call[tuple[ObjectiveTerm, ...]]:
     return Call("GET", "/v1/objectives", answers.rows(ObjectiveTerm))
 
 
+def strategies() -> Call[tuple[ObjectiveTerm, ...]]:
+    """Read the catalogue of strategies."""
+    return Call("GET", "/v1/strategies", answers.rows(ObjectiveTerm))
+
+
 def models(*, page_size: int, token: str | None) -> Call[Page[Model]]:
     """Read one page of the models that the service keeps."""
     return Call("GET", "/v1/models", answers.reader(Page[Model]), _page(page_size, token))

@@ -300,6 +300,26 @@ def architectures(
 
 
 @app.command()
+def objectives(server: Server = _SERVER, as_json: AsJson = False) -> None:
+    """List the terms of which an objective is made, and when to use each."""
+    from distillery import tables
+
+    with _client(server) as client:
+        terms = client.objectives()
+    console.result(terms, lambda: tables.terms_table(terms), as_json=as_json)
+
+
+@app.command()
+def strategies(server: Server = _SERVER, as_json: AsJson = False) -> None:
+    """List the ways to bring the teacher's knowledge to the student, with their presets."""
+    from distillery import tables
+
+    with _client(server) as client:
+        found = client.strategies()
+    console.result(found, lambda: tables.strategies_table(found), as_json=as_json)
+
+
+@app.command()
 def demo(
     data: Annotated[
         Path | None, typer.Option(help="A folder of images or idx files, or an .npz file, instead of digits.")

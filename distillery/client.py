@@ -241,6 +241,10 @@ class Client:
         """The catalogue of objective terms."""
         return self._call(calls.objectives())
 
+    def strategies(self) -> tuple[ObjectiveTerm, ...]:
+        """The catalogue of strategies, with their presets."""
+        return self._call(calls.strategies())
+
     def models(self) -> Iterator[Model]:
         """Every model that the service keeps, newest first, page by page."""
         token: str | None = None

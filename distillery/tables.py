@@ -1,4 +1,4 @@
-"""What the command line shows as tables: jobs, networks, one job, the report, the speed-ups."""
+"""What the command line shows as tables: jobs, networks, terms, one job, the report, the speed-ups."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -8,59 +8,114 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distillery.report import Estimated, LatencyComparison, LatencyReport, Percentile, Quality, Report
-from distillery.views import Architecture, Artifact, Job, JobSummary, Progress, Validation
+from distillery.report import Estimated, LatencyReport, Percentile, Report
+from distillery.spec import JobSpec
+from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
+from distillery.spec.teacher import TeacherEnsemble
+from distillery.views import Architecture, Artifact, Job, JobSummary, ObjectiveTerm, Progress, Validation
 
 _STYLES = {
     "queued": "cyan", "running": "blue", "cancelling": "yellow", "succeeded": "green", "failed": "red",
     "crashed": "red", "cancelled": "yellow", "faster": "green", "slower": "red", "invalid": "red",
 }  # fmt: skip
-_ROLES = {"teacher": "teacher", "student": "student", "baseline": "student alone"}
+_ITSELF = "itself"
+"""Who teaches in self-distillation."""
+_COLUMNS = ("teacher", "assistant", "student", "baseline", "exit")
 
 
 def print_report(report: Report, *, console: Console) -> None:
-    """Both tables, the summary and the warnings."""
+    """The tables, the summary and the warnings."""
     console.print(report_table(report))
     if report.latency:
         console.print(speedup_table(report.latency))
+    for each in report.exits:
+        if each.latency:
+            console.print(speedup_table(each.latency, fast=_role(each.role), slow="student"))
     console.print(report.summary, highlight=False, markup=False, style="bold", soft_wrap=True)
     for warning in report.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
 def report_table(report: Report) -> Table:
-    """Teacher, student and the same student without the teacher, side by side."""
-    shown = [quality for role in _ROLES for quality in report.quality if quality.role == role]
+    """Teacher, assistants, student, the same student without the teacher, and early exits, side by side."""
+    shown = sorted((each for each in report.quality if _column(each.role)), key=lambda each: _column(each.role))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for quality in shown:
-        table.add_column(_ROLES[quality.role], justify="right")
+        table.add_column(_role(quality.role), justify="right")
     table.add_row("network", *(quality.architecture for quality in shown))
     table.add_row("test accuracy", *(percent(quality.top1.value) for quality in shown))
     table.add_row("  95 % interval", *(_percent_interval(quality.top1) for quality in shown), style="dim")
+    if report.seeds:
+        over = {"student": report.seeds.student, "baseline": report.seeds.baseline}
+        means = [over.get(quality.role) for quality in shown]
+        table.add_row(
+            f"mean of {len(report.seeds.runs)} seeds", *(percent(each.value) if each else "" for each in means)
+        )
+        table.add_row("  95 % interval", *(_percent_interval(each) if each else "" for each in means), style="dim")
     table.add_row("parameters", *(f"{quality.parameters:,}" for quality in shown))
     table.add_row("multiply-adds an image", *(magnitude(quality.macs) for quality in shown))
     table.add_row("file size", *(size(quality.file_bytes) for quality in shown))
-    for comparison in report.latency.comparisons if report.latency else ():
-        table.add_row(f"p50 latency, {_place(comparison)}", *(_p50(comparison, quality) for quality in shown))
+    timed = _timed(report)
+    for place in dict.fromkeys(place for _, place in timed):
+        runtime, batch_size, _ = place
+        cells = (_p50(timed, quality.role, place) for quality in shown)
+        table.add_row(f"p50 latency, {runtime}, batch {batch_size}", *cells)
     return table
 
 
-def speedup_table(latency: LatencyReport) -> Table:
+def _role(role: str) -> str:
+    """`assistant 1` for `assistant1`, and what the baseline is."""
+    name = role.rstrip("0123456789")
+    return "student alone" if name == "baseline" else f"{name} {role.removeprefix(name)}".rstrip()
+
+
+def _column(role: str) -> tuple[int, int, str] | tuple[()]:
+    """By which the columns are sorted; empty for the members of an ensemble, which only the page shows."""
+    name = role.rstrip("0123456789")
+    if name not in _COLUMNS or (name == "teacher" and role != name):
+        return ()
+    return _COLUMNS.index(name), len(role), role
+
+
+_Measured = tuple[str, int, str]
+"""Runtime, batch size and device."""
+
+
+def _timed(report: Report) -> dict[tuple[str, _Measured], Percentile]:
+    """The median times of each role, wherever it was measured. An early exit was timed against the whole student."""
+    found: dict[tuple[str, _Measured], Percentile] = {}
+    for slow, fast, latency in [
+        ("teacher", "student", report.latency),
+        *(("student", each.role, each.latency) for each in report.exits),
+    ]:
+        for each in latency.comparisons if latency else ():
+            for role, row in zip((slow, fast), each.rows, strict=True):
+                found.setdefault((role, (each.runtime, each.batch_size, each.device)), row.p50)
+    return found
+
+
+def _p50(timed: dict[tuple[str, _Measured], Percentile], role: str, place: _Measured) -> str:
+    if role == "baseline":
+        return "as student"
+    return _duration(timed[role, place]) if (role, place) in timed else ""
+
+
+def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = "teacher") -> Table:
     """The speed-up of each runtime and batch size, with its interval and its control."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("student against teacher", "device"):
-        table.add_column(heading)
-    for heading in ("teacher p50", "student p50", "speed-up", "95 % interval", "control"):
-        table.add_column(heading, justify="right")
+    for column in (f"{fast} against {slow}", "device"):
+        table.add_column(column)
+    for column in (f"{slow} p50", f"{fast} p50", "speed-up", "95 % interval", "control"):
+        table.add_column(column, justify="right")
     table.add_column("verdict")
     for each in latency.comparisons:
-        teacher, student = each.rows
+        slower, faster = each.rows
         table.add_row(
-            _place(each),
+            f"{each.runtime}, batch {each.batch_size}",
             f"{each.device}, {count(each.threads, 'thread')}",
-            _duration(teacher.p50),
-            _duration(student.p50),
+            _duration(slower.p50),
+            _duration(faster.p50),
             f"{each.speedup.value:.2f}x",
             _interval(each.speedup),
             _interval(each.control),
@@ -78,7 +133,13 @@ def jobs_table(jobs: Iterable[JobSummary]) -> Table:
     for job in jobs:
         created = _ago(job.created_at)
         table.add_row(
-            job.id, Text(job.name), _styled(job.status), job.teacher, job.student, _progress(job.progress), created
+            job.id,
+            Text(job.name),
+            _styled(job.status),
+            job.teacher or _ITSELF,
+            job.student,
+            _progress(job.progress),
+            created,
         )
     return table
 
@@ -94,6 +155,27 @@ def architectures_table(architectures: Iterable[Architecture]) -> Table:
         channels, height, width = each.input
         shape = f"{channels} x {height} x {width}"
         table.add_row(each.name, each.family, f"{each.parameters:,}", magnitude(each.macs), shape)
+    return table
+
+
+def terms_table(terms: Iterable[ObjectiveTerm]) -> Table:
+    """One term of an objective a line."""
+    return _choices_table("term", ((each.name, each.when_to_use, each.paper) for each in terms))
+
+
+def strategies_table(strategies: Iterable[ObjectiveTerm]) -> Table:
+    """One strategy a line."""
+    rows = ((each.name, each.when_to_use, ", ".join(each.presets), each.paper) for each in strategies)
+    return _choices_table("strategy", rows, more=("presets",))
+
+
+def _choices_table(what: str, rows: Iterable[tuple[str, ...]], *, more: tuple[str, ...] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(what, no_wrap=True)
+    for heading in ("when to use it", *more, "paper"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -114,9 +196,12 @@ def _facts(job: Job, artifacts: Sequence[Artifact]) -> Iterable[tuple[str, str |
     yield "job", job.id
     yield "name", Text(job.name)
     yield "status", _styled(job.status) + Text(f"  {job.status_reason or queue}")
-    yield "teacher", spec.teacher.architecture
+    yield "strategy", spec.method.strategy
+    yield "teacher", _teacher(spec)
+    yield "assistants", ", ".join(each.architecture for each in spec.assistants)
     yield "student", spec.student.architecture
-    yield "objective", ", ".join(f"{term.weight:g} {term.term}" for term in spec.method.terms)
+    yield "objective", _objective(spec)
+    yield "seeds", str(spec.seeds) if spec.seeds > 1 else ""
     yield "progress", _progress(job.progress) if job.status in ("running", "cancelling") else ""
     yield (
         "phases",
@@ -134,6 +219,24 @@ def _facts(job: Job, artifacts: Sequence[Artifact]) -> Iterable[tuple[str, str |
     yield "error", Text(f"{job.error.detail} {job.error.hint}".strip(), style="red") if job.error else ""
     yield "student model", job.student_model_id or ""
     yield "artifacts", ", ".join(f"{each.name} ({size(each.size_bytes)})" for each in artifacts)
+
+
+def _teacher(spec: JobSpec) -> str:
+    names = " + ".join(each.architecture for each in spec.teachers) or _ITSELF
+    return f"{names} ({spec.teacher.merge})" if isinstance(spec.teacher, TeacherEnsemble) else names
+
+
+def _objective(spec: JobSpec) -> str:
+    """The weighted terms, with the presets that they came from, or what the strategy has in their place."""
+    method = spec.method
+    terms = ", ".join(f"{term.weight:g} {term.term}" for term in method.terms)
+    if isinstance(method, SelfDistillationMethod):
+        return f"{method.hard_weight:g} hard, {method.soft_weight:g} soft, {method.hint_weight:g} hint"
+    if isinstance(method, DataFreeMethod):
+        return f"{terms}, on images made by {method.synthesis.name}"
+    if isinstance(method, OfflineMethod) and method.preset:
+        return f"{terms} ({method.preset if isinstance(method.preset, str) else ' + '.join(method.preset)})"
+    return terms
 
 
 def validation_lines(validation: Validation) -> list[str]:
@@ -176,17 +279,6 @@ def seconds(number: float) -> str:
 def count(number: int, noun: str) -> str:
     """1 thread, 2 threads."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _place(comparison: LatencyComparison) -> str:
-    return f"{comparison.runtime}, batch {comparison.batch_size}"
-
-
-def _p50(comparison: LatencyComparison, quality: Quality) -> str:
-    if quality.role == "baseline":
-        return "as student"
-    teacher, student = comparison.rows
-    return _duration((teacher if quality.role == "teacher" else student).p50)
 
 
 def _duration(percentile: Percentile) -> str:

@@ -92,7 +92,7 @@ def as_map(value: Any, *, layer: str) -> Tensor:
             return value.permute(0, 3, 1, 2) if turned else value
         if value.ndim == 3 and (side := _side(value.shape[1])):
             grid = value[:, value.shape[1] - side**2 :]
-            return grid.transpose(1, 2).reshape(len(value), value.shape[2], side, side)
+            return grid.transpose(1, 2).reshape(value.shape[0], value.shape[2], side, side)
     what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     raise InvalidRequest(f"The layer '{layer}' gives {what}, which is no map.", hint="Name another layer.")
 

@@ -1,16 +1,21 @@
 """The catalogue of networks, without torch: what each is called, costs and is made of.
 
-The figures lie in `models.catalog_table`, which `python -m models.recount` writes from the networks themselves; a test
-holds every row against the network it tells of.
+The figures lie in `models.catalog_table` and the names of the layers in `catalog_layers.gz`. `python -m models.recount`
+writes both from the networks themselves; a test holds every row against the network it tells of.
 """
 
 import difflib
+import gzip
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from distillery.errors import UnknownName
 from models.catalog_table import TABLE
 
 _TORCHVISION = "torchvision/"
+LAYERS_FILE = Path(__file__).with_name("catalog_layers.gz")
+"""Text: one network a line, its name and the module paths of all its layers, with spaces between them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,25 @@ def find(name: str, *, pointer: str = "") -> Row:
         if row.name == name:
             return row
     raise UnknownName(f"There is no architecture '{name}'.", hint=_nearest(name), pointer=pointer)
+
+
+@cache
+def layers(name: str) -> tuple[str, ...]:
+    """Module paths of every layer of a network of the catalogue, in the order of `named_modules`.
+
+    They are the same whatever the size of the images, their channels and the number of classes.
+
+    Raises:
+        UnknownName: there is no such network.
+    """
+    row = find(name)
+    line = next(line for line in _layer_lines() if line.startswith(f"{row.name} "))
+    return tuple(line.split()[1:])
+
+
+@cache
+def _layer_lines() -> list[str]:
+    return gzip.decompress(LAYERS_FILE.read_bytes()).decode().splitlines()
 
 
 def _nearest(name: str) -> str:

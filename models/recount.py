@@ -4,13 +4,16 @@ Run it after a change of a network, or when a new torchvision brings new ones. I
 and prints nothing but the names it is at.
 """
 
+import gzip
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distillery.errors import InvalidRequest
+from models.catalog import LAYERS_FILE
 from models.count import multiply_adds, parameters
 from models.families import FAMILIES, Family
 
@@ -28,10 +31,17 @@ TABLE = """
 
 
 def main() -> None:
-    """Write `models/catalog_table.py`."""
-    lines = [_line(family, name) for family in FAMILIES for name in _announced(family)]
-    text = _HEAD + "".join(f"{line}\n" for line in lines) + '"""\n'
+    """Write `models/catalog_table.py` and `models/catalog_layers.gz`."""
+    figures, layers = [], []
+    for family in FAMILIES:
+        for name in _announced(family):
+            network = _native(family, name)
+            figures.append(_figures(family, name, network))
+            layers.append(" ".join([name, *layer_names(network)]))
+    text = _HEAD + "".join(f"{line}\n" for line in figures) + '"""\n'
     Path(__file__).with_name("catalog_table.py").write_text(text, encoding="utf-8")
+    # Without the time of writing in it, the same names are the same bytes.
+    LAYERS_FILE.write_bytes(gzip.compress("\n".join(layers).encode(), mtime=0))
 
 
 def _announced(family: Family) -> Iterator[str]:
@@ -40,11 +50,20 @@ def _announced(family: Family) -> Iterator[str]:
         yield name
 
 
-def _line(family: Family, name: str) -> str:
+def layer_names(network: nn.Module) -> list[str]:
+    """Module paths of every layer of a network; of one that stands in several places, the first."""
+    return [path for path, _ in network.named_modules() if path]
+
+
+def _native(family: Family, name: str) -> nn.Module:
+    channels, side, _ = family.traits(name).input
+    with torch.device("meta"):
+        return family.build(name, classes=_CLASSES, image_size=side, channels=channels)
+
+
+def _figures(family: Family, name: str, network: nn.Module) -> str:
     traits = family.traits(name)
     channels, side, _ = traits.input
-    with torch.device("meta"):
-        network = family.build(name, classes=_CLASSES, image_size=side, channels=channels)
     columns = (
         name,
         traits.family,

@@ -17,7 +17,7 @@ def request(session: Session, job_id: str, *, spec: LatencySpec) -> Benchmark:
 
     Raises:
         NotFound: there is no such job.
-        WrongState: it has not succeeded, so there is nothing to measure.
+        WrongState: it has not succeeded, or its student had no teacher, so there is nothing to measure.
     """
     subject = find(session, job_id)
     if subject.status != "succeeded":
@@ -26,6 +26,11 @@ def request(session: Session, job_id: str, *, spec: LatencySpec) -> Benchmark:
             hint="Wait for the job, or measure another one.",
         )
     resolved = JobSpec.model_validate(subject.resolved)
+    if not resolved.teachers:
+        raise WrongState(
+            f"The student of {job_id} taught itself: there is no teacher to time it against.",
+            hint="Its report tells the speed of its early exits; measure a job that had a teacher.",
+        )
     row = add_row(session, new_id("bmk"), kind="latency", sent=resolved, resolved=resolved, subject_id=subject.id)
     asked = insert(BenchmarkRow).values(id=row.id, job_id=subject.id, spec=spec.model_dump(mode="json"))
     return present.benchmark(row, session.scalars(asked.returning(BenchmarkRow)).one())

@@ -1,21 +1,24 @@
 """What a user may do to a job: submit it, look at it, find it, ask for its end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, func, insert, or_, select
+from sqlalchemy import and_, func, insert, literal, or_, select
 from sqlalchemy.orm import Session, load_only
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFound, WrongState
 from distillery.ids import new_id
 from distillery.spec import JobSpec
+from distillery.spec.teacher import TeacherSpec
 from distillery.views import TERMINAL, Job, JobSummary, Page, Status
 from store import models, outbox, paging, present
 from store.tables import AttemptRow, JobRow, has_status, now_seconds
 from store.transitions import Happening, change, lock, record
 
+_BETWEEN_TEACHERS = " + "
+"""No architecture's name holds it."""
 _IN_LISTS = (
     JobRow.id, JobRow.name, JobRow.status, JobRow.phases, JobRow.teacher, JobRow.student, JobRow.progress,
     JobRow.labels, JobRow.created_at, JobRow.finished_at,
@@ -26,7 +29,7 @@ def submit(session: Session, *, sent: JobSpec, resolved: JobSpec) -> Job:
     """Queue a job: its row, its first event and the hint for a worker, in one transaction.
 
     Raises:
-        InvalidSpec: the teacher is to come from a job or model that does not exist or has no weights.
+        InvalidSpec: a teacher is to come from a job or model that does not exist or has no weights.
     """
     check_references(session, resolved)
     job_id = new_id("job")
@@ -35,21 +38,29 @@ def submit(session: Session, *, sent: JobSpec, resolved: JobSpec) -> Job:
 
 
 def check_references(session: Session, spec: JobSpec) -> None:
-    """Make sure that the job or model named as the teacher's source can teach, and that all text can be stored.
+    """Make sure that every job or model named as a teacher's source can teach, and that all text can be stored.
 
     Raises:
-        InvalidSpec: it cannot.
+        InvalidSpec: one cannot; the pointers tell of which teachers.
     """
     if "\\u0000" in spec.model_dump_json():
         raise InvalidSpec([FieldProblem("/", "NUL_CHARACTER", "A text holds the character NUL.", "Leave it out.")])
+    placed = zip(spec.teachers, spec.teacher_pointers, strict=True)
+    if problems := [each for teacher, pointer in placed for each in _unfit(session, teacher, pointer=pointer)]:
+        raise InvalidSpec(problems)
+
+
+def _unfit(session: Session, teacher: TeacherSpec, *, pointer: str) -> Iterator[FieldProblem]:
     try:
-        found = models.for_teacher(session, spec.teacher)
+        found = models.for_teacher(session, teacher, pointer=pointer)
     except (NotFound, WrongState) as error:
-        raise InvalidSpec([FieldProblem(error.pointer, error.code, error.detail, error.hint)]) from None
-    if found is not None and found.architecture != spec.teacher.architecture:
-        detail = f"The weights of {found.id} are those of '{found.architecture}', not of '{spec.teacher.architecture}'."
-        hint = f"Set teacher.architecture to '{found.architecture}'."
-        raise InvalidSpec([FieldProblem("/teacher/architecture", "WRONG_ARCHITECTURE", detail, hint)])
+        yield from error.problems
+        return
+    if found is not None and found.architecture != teacher.architecture:
+        detail = f"The weights of {found.id} are those of '{found.architecture}', not of '{teacher.architecture}'."
+        place = f"{pointer}/architecture"
+        hint = f"Set {place.strip('/').replace('/', '.')} to '{found.architecture}'."
+        yield FieldProblem(place, "WRONG_ARCHITECTURE", detail, hint)
 
 
 def add_row(
@@ -59,8 +70,9 @@ def add_row(
     now = now_seconds()
     statement = insert(JobRow).values(
         id=row_id, kind=kind, subject_id=subject_id, name=resolved.name, task=resolved.task,
-        strategy=resolved.method.strategy, teacher=resolved.teacher.architecture, student=resolved.student.architecture,
-        labels=resolved.labels, queue=resolved.resources.queue, priority=resolved.resources.priority,
+        strategy=resolved.method.strategy, labels=resolved.labels,
+        teacher=_BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
+        student=resolved.student.architecture, queue=resolved.resources.queue, priority=resolved.resources.priority,
         sent=sent.model_dump(mode="json"), resolved=resolved.model_dump(mode="json"), status="queued",
         phases=[], latest_metrics={}, last_seq=1, created_at=now, since=now, hinted_at=now,
     )  # fmt: skip
@@ -124,8 +136,8 @@ def page(
 ) -> Page[JobSummary]:
     """One page of the jobs that meet every filter, newest first.
 
-    `architecture` is that of the teacher or the student, `label` is `key=value` or `key`, `q` a part of the name in
-    any case, and the two times bound `created_at` (from inclusive, to exclusive).
+    `architecture` is that of the student, the teacher or one of several teachers, `label` is `key=value` or `key`, `q`
+    a part of the name in any case, and the two times bound `created_at` (from inclusive, to exclusive).
 
     Raises:
         InvalidPageToken: the token belongs to another query.
@@ -163,7 +175,11 @@ def _conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
 def _text_conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if (name := query["architecture"]) is not None:
-        conditions.append(or_(JobRow.teacher == name, JobRow.student == name))
+        fence = literal(_BETWEEN_TEACHERS)
+        teaches = (fence + JobRow.teacher + fence).contains(
+            f"{_BETWEEN_TEACHERS}{name}{_BETWEEN_TEACHERS}", autoescape=True
+        )
+        conditions.append(or_(teaches, JobRow.student == name))
     if query["label"] is not None:
         key, given, value = query["label"].partition("=")
         stored = JobRow.labels[key].as_string()

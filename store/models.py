@@ -82,8 +82,10 @@ def page(session: Session, *, page_size: int = 50, token: str | None = None) -> 
     return Page[Model](data=data, next_page_token=paging.encode(last, query=query) if last else None)
 
 
-def for_teacher(session: Session, teacher: TeacherSpec) -> Model | None:
+def for_teacher(session: Session, teacher: TeacherSpec, *, pointer: str = "/teacher") -> Model | None:
     """The kept model whose weights the teacher is to have; None when they come from elsewhere.
+
+    `pointer` is the teacher's place in the spec, for the errors.
 
     Raises:
         NotFound: there is no such job or model; the pointer says which field named it.
@@ -93,15 +95,16 @@ def for_teacher(session: Session, teacher: TeacherSpec) -> Model | None:
         try:
             return get(session, teacher.model)
         except NotFound as error:
-            raise NotFound(error.detail, hint=error.hint, pointer="/teacher/model") from None
+            raise NotFound(error.detail, hint=error.hint, pointer=f"{pointer}/model") from None
     if teacher.job is None:
         return None
     row = session.get(JobRow, teacher.job)
     if row is None or row.kind != "distillation":
-        raise NotFound(f"There is no job '{teacher.job}'.", hint="GET /v1/jobs lists them.", pointer="/teacher/job")
+        detail = f"There is no job '{teacher.job}'."
+        raise NotFound(detail, hint="GET /v1/jobs lists them.", pointer=f"{pointer}/job")
     if row.student_model_id is None:
         detail = f"{teacher.job} is {row.status} and has delivered no student that could teach."
-        raise WrongState(detail, hint="Wait until it has succeeded, or name another one.", pointer="/teacher/job")
+        raise WrongState(detail, hint="Wait until it has succeeded, or name another one.", pointer=f"{pointer}/job")
     return get(session, row.student_model_id)
 
 

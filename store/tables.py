@@ -34,6 +34,8 @@ _Json = JSON(none_as_null=True)
 _Id = String(30)
 _Key = String(1024)
 _Sha256 = String(64)
+# SQLite holds a text of any length in any column, so that there was nothing to widen.
+_Names = Text().with_variant(String(100), "sqlite")
 # SQLite counts up by itself only in a column of exactly this type.
 _Counted = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -74,7 +76,8 @@ class JobRow(Stored):
     name: Mapped[str] = mapped_column(String(200))
     task: Mapped[str] = mapped_column(String(40))
     strategy: Mapped[str] = mapped_column(String(40))
-    teacher: Mapped[str] = mapped_column(String(100))
+    teacher: Mapped[str] = mapped_column(_Names)
+    """Architectures with ` + ` between them; empty when the student teaches itself."""
     student: Mapped[str] = mapped_column(String(100))
     labels: Mapped[dict[str, str]] = mapped_column(_Json)
     queue: Mapped[str] = mapped_column(String(63))
@@ -247,7 +250,7 @@ class ModelRow(Stored):
     weights_key: Mapped[str] = mapped_column(_Key)
     created_at: Mapped[float] = mapped_column(Double)
 
-    __table_args__ = (UniqueConstraint("job_id", "role"), Index("ix_models_newest", "created_at", "id"))
+    __table_args__ = (UniqueConstraint("job_id", "weights_key"), Index("ix_models_newest", "created_at", "id"))
 
 
 class BenchmarkRow(Stored):

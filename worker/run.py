@@ -14,11 +14,9 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import yaml
-
-from distillery.errors import DistilleryError, InvalidRequest, StorageFull
+from distillery.errors import DistilleryError, StorageFull
+from distillery.job_files import read
 from distillery.spec import parse, resolve
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, job_error
 from worker.telling import Console, Pipe, Teller
@@ -40,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) -> int:
-    spec = resolve(parse(_read(options.job)))
+    spec = resolve(parse(read(str(options.job))))
     options.out.mkdir(parents=True, exist_ok=True)
     # Idle OpenMP threads would spin on a core that something else needs: beside one busy process that makes a step
     # many times slower. The library reads this when torch loads it.
@@ -69,15 +67,6 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
 def _placed_file(text: str) -> tuple[int, Path]:
     place, _, path = text.partition("=")
     return int(place), Path(path)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidRequest(
-            f"The job file {path} cannot be read: {error}", hint="Give a YAML or JSON file with one job spec."
-        ) from None
 
 
 def _stop_on_signals() -> threading.Event:

@@ -6,7 +6,9 @@ from typing import Any, get_args
 from fastapi import APIRouter
 
 from distillery.spec.benchmark import RUNTIMES
-from distillery.spec.objectives import Method, Term
+from distillery.spec.methods import Method
+from distillery.spec.objectives import Term
+from distillery.spec.presets import PRESETS
 from distillery.views import Architecture, ObjectiveTerm, Page
 from models import catalog
 
@@ -27,7 +29,7 @@ def list_objectives() -> Page[ObjectiveTerm]:
 
 @router.get("/v1/strategies")
 def list_strategies() -> Page[ObjectiveTerm]:
-    """List the ways to bring the teacher's knowledge to the student."""
+    """List the ways to bring the teacher's knowledge to the student, with the presets of each."""
     return Page(data=tuple(_entry(kind, tag="strategy") for kind in _members(Method)))
 
 
@@ -56,9 +58,8 @@ def _architecture(row: catalog.Row) -> Architecture:
 
 
 def _members(choice: Any) -> tuple[Any, ...]:
-    """The classes of a tagged union of the spec, or the one class that a union-to-be has so far."""
-    inner = get_args(choice)[0]
-    return (inner,) if isinstance(inner, type) else get_args(inner)
+    """The classes of a tagged union of the spec."""
+    return get_args(get_args(choice)[0])
 
 
 def _entry(kind: Any, *, tag: str) -> ObjectiveTerm:
@@ -70,4 +71,9 @@ def _entry(kind: Any, *, tag: str) -> ObjectiveTerm:
         when_to_use=getattr(kind, "when_to_use", ""),
         defaults=defaults,
         json_schema=kind.model_json_schema(),
+        presets=_presets() if "preset" in kind.model_fields else {},
     )
+
+
+def _presets() -> dict[str, tuple[dict[str, Any], ...]]:
+    return {name: tuple(term.model_dump(mode="json") for term in terms) for name, terms in PRESETS.items()}

@@ -10,7 +10,8 @@ from pydantic import AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
 from app import hints
-from app.checks import check, warnings_about
+from app.advice import warnings_about
+from app.checks import check
 from app.errors import Responses, documented
 from app.estimate import estimate
 from app.negotiate import not_modified
@@ -50,7 +51,7 @@ def validate_job(spec: SentSpec, served: Served) -> Validation:
     """Check a spec as submitting it would, and write nothing: what would run, what to beware of, what it may take."""
     check(spec, served.database)
     resolved = resolve(spec)
-    return Validation(resolved_spec=resolved, warnings=warnings_about(resolved), estimate=estimate(resolved))
+    return Validation(resolved_spec=resolved, warnings=warnings_about(spec), estimate=estimate(resolved))
 
 
 @router.get("/v1/jobs", responses=documented(400))

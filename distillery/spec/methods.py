@@ -140,6 +140,8 @@ class Fast(_Synthesis):
     """A generator that learns to learn: a few steps make each batch of images, which a pool keeps for the student."""
 
     name: Literal["fast"] = "fast"
+    generator_lr: Annotated[float, Field(gt=0, le=10)] = 3e-3
+    one_hot_weight: Weight = 0.5
     synthesis_steps: Annotated[int, Field(ge=1, le=1000)] = 5
     """Steps in which generator and latents are fitted to a new batch; 2, 5 and 10 in the paper."""
     adversarial_weight: Weight = 1.0
@@ -148,7 +150,7 @@ class Fast(_Synthesis):
     latent_lr: Annotated[float, Field(gt=0, le=10)] = 0.01
     pool: Annotated[int, Field(ge=16, le=10_000_000)] = 20_000
     """Images kept; the oldest go first."""
-    synthesis_batches: Annotated[int, Field(ge=1, le=1000)] = 1
+    synthesis_batches: Annotated[int, Field(ge=1, le=1000)] = 4
     """Batches of new images made before each epoch."""
     pool_warmup_epochs: Annotated[int, Field(ge=0, le=10_000)] = 5
     """Epochs at the start without the adversarial term, as long as the student knows nothing."""

@@ -41,7 +41,7 @@ BAD_SPECS = [
     (changed("/student/architecture", "../../etc"), "/student/architecture", "STRING_PATTERN_MISMATCH", "pattern"),
     # missing
     (without("dataset"), "/dataset", "MISSING", "Add this field."),
-    (without("teacher"), "/teacher", "MISSING", "Add this field."),
+    (without("teacher"), "/teacher", "MISSING", "Add 'teacher', such as"),
     (without("student"), "/student", "MISSING", "Add this field."),
     (changed("/student", {}), "/student/architecture", "MISSING", "Add this field."),
     (changed("/dataset", {"kind": "idx"}), "/dataset/path", "MISSING", "Add this field."),
@@ -51,7 +51,7 @@ BAD_SPECS = [
     (changed("/dataset", {"kind": "folder", "path": "x"}), "/dataset/kind", "UNION_TAG_INVALID", "'image_folder'?"),
     (changed("/training/optimizer", "adam"), "/training/optimizer", "UNION_TAG_INVALID", "Did you mean 'adamw'?"),
     (changed("/training/schedule", {"name": "stp"}), "/training/schedule/name", "UNION_TAG_INVALID", "'step'?"),
-    (changed("/method/strategy", "online"), "/method/strategy", "LITERAL_ERROR", "offline"),
+    (changed("/method/strategy", "onlin"), "/method/strategy", "UNION_TAG_INVALID", "'online'?"),
     (changed("/method/preset", "kdd"), "/method/preset", "LITERAL_ERROR", "'kd'?"),
     (
         changed("/method/objective", [{"term": "soft_target"}]),
@@ -63,7 +63,7 @@ BAD_SPECS = [
     (changed("/export", ["onnx", "tflite"]), "/export/1", "LITERAL_ERROR", "Known: safetensors, onnx"),
     (changed("/latency/runtimes", ["onnx"]), "/latency/runtimes/0", "LITERAL_ERROR", "onnxruntime"),
     (changed("/training/device", "gpu"), "/training/device", "LITERAL_ERROR", "cpu"),
-    (changed("/seeds", 3), "/seeds", "LITERAL_ERROR", "Use 1."),
+    (changed("/seeds", 21), "/seeds", "LESS_THAN_EQUAL", "Use 20 or less."),
     # numbers
     (changed("/training/epochs", 0), "/training/epochs", "GREATER_THAN_EQUAL", "Use 1 or more."),
     (changed("/training/epochs", 10_001), "/training/epochs", "LESS_THAN_EQUAL", "Use 10000 or less."),
@@ -100,8 +100,10 @@ BAD_SPECS = [
     (changed("/resources/queue", "GPU"), "/resources/queue", "STRING_PATTERN_MISMATCH", "pattern"),
     (changed("/dataset", "digits"), "/dataset", "MODEL_TYPE", "named fields"),
     (changed("/training", [1]), "/training", "MODEL_TYPE", "named fields"),
-    (changed("/teacher", None), "/teacher", "MODEL_TYPE", "named fields"),
+    (changed("/teacher", 5), "/teacher", "MODEL_TYPE", "named fields"),
     # fields that do not go together
+    (changed("/teacher", None), "/teacher", "MISSING", "Add 'teacher', such as"),
+    (changed("/method", {"strategy": "online"}), "/teacher/train", "SOURCE_NOT_USED", "Leave it out"),
     (changed("/teacher/weights", "x.safetensors"), "/teacher", "VALUE_ERROR", "Leave all but one out."),
     (
         changed("/teacher", {"architecture": "seed_teacher", "weights": "teacher.pt"}),

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped] # it ships no types
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from distillery.spec import parse
+from distillery.spec import parse, resolve
+from distillery.spec.methods import Method
+from distillery.spec.objectives import AnyTerm
+from distillery.spec.presets import PRESETS
 from distillery.views import Architecture, ObjectiveTerm, Page
 
 SPEC: dict[str, Any] = {
@@ -43,9 +46,43 @@ def test_an_entry_has_what_one_needs_to_choose_it(live: Any, catalogue: str, tag
 
 def test_the_terms_of_the_catalogue_make_a_spec(live: Any) -> None:
     terms = live.http.get("/v1/objectives").json()["data"]
+    assert len(terms) == len(get_args(AnyTerm))
     spec = SPEC | {"method": {"objective": [{"term": term["name"], **term["defaults"]} for term in terms]}}
-    assert {term.term for term in parse(spec).method.terms} == {"cross_entropy", "soft_targets"}
+    assert [type(term) for term in parse(spec).method.terms] == list(get_args(AnyTerm))
     assert live.http.post("/v1/jobs:validate", json=spec).status_code == 200
+
+
+TEACHERS: dict[str, Any] = {
+    "offline": SPEC["teacher"],
+    "online": {"architecture": "seed_teacher"},
+    "self_distillation": None,
+    "data_free": {"architecture": "seed_teacher", "weights": "teacher.safetensors"},
+}
+
+
+def test_every_strategy_of_the_catalogue_is_a_method_of_a_spec(live: Any) -> None:
+    strategies = live.http.get("/v1/strategies").json()["data"]
+    assert [each["name"] for each in strategies] == list(TEACHERS)
+    assert len(strategies) == len(get_args(get_args(Method)[0]))
+    for each in strategies:
+        method = {"strategy": each["name"], **each["defaults"]}
+        spec = SPEC | {"teacher": TEACHERS[each["name"]], "method": method}
+        assert parse(spec).method == parse(spec | {"method": {"strategy": each["name"]}}).method
+        answer = live.http.post("/v1/jobs:validate", json=spec)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["resolved_spec"]["method"]["strategy"] == each["name"]
+
+
+def test_the_presets_stand_with_the_strategy_that_takes_them(live: Any) -> None:
+    strategies = Page[ObjectiveTerm].model_validate_json(live.http.get("/v1/strategies").content).data
+    assert {each.name: set(each.presets) for each in strategies if each.presets} == {"offline": set(PRESETS)}
+    for name, terms in next(each.presets for each in strategies if each.name == "offline").items():
+        by_name, by_terms = (
+            resolve(parse(SPEC | {"method": method})).method for method in ({"preset": name}, {"objective": terms})
+        )
+        assert by_name == by_terms
+    terms = Page[ObjectiveTerm].model_validate_json(live.http.get("/v1/objectives").content).data
+    assert not any(each.presets for each in terms)
 
 
 def test_a_ready_service_says_so(either: Any) -> None:

@@ -255,6 +255,28 @@ def test_latency_is_measured_by_a_worker_and_shown(either: Any, check_problem: A
     check_problem(either.http.get(f"/v1/jobs/{asked.json()['id']}"), 404, "NOT_FOUND")
 
 
+def test_where_the_student_taught_itself_there_is_nothing_to_time(either: Any, check_problem: Any) -> None:
+    job_id = either.succeeded(teacher=None, method={"strategy": "self_distillation"})
+    problem = check_problem(either.http.post(f"/v1/jobs/{job_id}/latency"), 409, "WRONG_STATE")
+    assert "no teacher" in problem.detail
+    assert "had a teacher" in problem.hint
+    check_problem(either.http.get(f"/v1/jobs/{job_id}/latency"), 404, "NOT_FOUND")
+    (listed,) = either.http.get("/v1/jobs").json()["data"]
+    assert (listed["teacher"], listed["student"]) == ("", "seed_student")
+
+
+def test_a_job_is_found_by_each_of_its_teachers(either: Any) -> None:
+    members = [{"architecture": name, "train": {"epochs": 1}} for name in ("resnet20", "resnet8x4")]
+    job = either.submit(teacher={"members": members, "merge": "confidence"})
+    either.submit()
+    assert job["spec"]["teacher"]["merge"] == "confidence"
+    for name, found in (("resnet20", 1), ("resnet8x4", 1), ("seed_student", 2), ("resnet8", 0), ("resnet2", 0)):
+        listed = either.http.get("/v1/jobs", params={"architecture": name}).json()["data"]
+        assert len(listed) == found
+    (listed,) = either.http.get("/v1/jobs?architecture=resnet20").json()["data"]
+    assert listed["teacher"] == "resnet20 + resnet8x4"
+
+
 def test_the_hint_goes_out_and_a_broker_that_is_away_costs_no_job(
     launch: Any, redis_url: str, unused_port: Any, wait_until: Any
 ) -> None:

@@ -30,6 +30,10 @@ async def main():
                         "teacher": {"architecture": "seed_teacher", "train": {"epochs": 1}}}
                 assert (await http.post("/v1/jobs", json=spec)).status_code == 201
                 assert (await http.post("/v1/jobs:validate", json=spec)).status_code == 200
+                pair = {"student": "features.8", "teacher": "layer9"}
+                spec["method"] = {"objective": [{"term": "hint", "pairs": [pair]}]}
+                refused = (await http.post("/v1/jobs:validate", json=spec)).json()
+                assert [each["code"] for each in refused["errors"]] == ["UNKNOWN_LAYER"], refused
                 for path in ("/v1/jobs", "/v1/architectures", "/v1/objectives", "/readyz", "/metrics", "/openapi.json"):
                     assert (await http.get(path)).status_code == 200, path
 

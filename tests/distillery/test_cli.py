@@ -13,7 +13,16 @@ import typer.main
 from typer.testing import CliRunner
 
 from distillery.cli import app
-from distillery.views import Architecture, Estimate, Interval, JobError, JobSummary, Progress, Validation
+from distillery.views import (
+    Architecture,
+    Estimate,
+    Interval,
+    JobError,
+    JobSummary,
+    ObjectiveTerm,
+    Progress,
+    Validation,
+)
 
 SURFACE = Path(__file__).with_name("cli_surface.json")
 JOB_ID = "job_" + "0" * 26
@@ -201,6 +210,11 @@ def test_list_shows_a_line_for_each_job(run: Run, peer: Any) -> None:
     assert peer.seen[0].path == "/v1/jobs?page_size=100&status=running&label=team%3Dvision&q=x"
 
 
+def test_a_student_that_teaches_itself_is_listed_so(run: Run, peer: Any) -> None:
+    peer.script = [peer.says({"data": [summary(1, teacher="").model_dump(mode="json")]})]
+    assert "itself" in run("list").stdout
+
+
 def test_list_in_json_is_a_list(run: Run, peer: Any) -> None:
     peer.script = [peer.says({"data": [summary(0).model_dump(mode="json")]})]
     assert [each["id"] for each in json.loads(run("list", "--json").stdout)] == ["job_0"]
@@ -236,6 +250,23 @@ def test_architectures_are_filtered_by_text(run: Run, peer: Any) -> None:
     assert "616 M" in shown
     assert "resnet20" not in shown
     assert [each["name"] for each in json.loads(run("architectures", "SEED", "--json").stdout)] == ["seed_teacher"]
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "heading"),
+    [("objectives", "/v1/objectives", "term"), ("strategies", "/v1/strategies", "strategy")],
+)
+def test_a_catalogue_is_shown_as_a_table_or_whole(run: Run, peer: Any, command: str, path: str, heading: str) -> None:
+    entry = ObjectiveTerm(
+        name="kind", summary="s", paper="Somebody, 2015", when_to_use="Always.", defaults={"weight": 1}, json_schema={}
+    )
+    peer.script = [peer.says({"data": [entry.model_dump(mode="json")]})]
+    shown = run(command)
+    assert (shown.exit_code, peer.seen[0].path) == (0, path)
+    assert shown.stdout.split()[0] == heading
+    for text in ("kind", "Always.", "Somebody, 2015"):
+        assert text in shown.stdout
+    assert json.loads(run(command, "--json").stdout)[0]["defaults"] == {"weight": 1}
 
 
 def test_download_says_where_the_file_lies(run: Run, peer: Any, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_a_run_tells_of_every_exit_and_keeps_the_heads_but_delivers_none(finishe
 def test_on_digits_the_network_and_all_its_exits_learn(listener):
     data = load(DigitsData())
     taught = SelfDistillation(with_exits(classes=10), method=SelfDistillationMethod())
-    recipe = RECIPE.model_copy(update={"epochs": 6, "batch_size": 64, "optimizer": AdamW(lr=5e-3)})
+    recipe = RECIPE.model_copy(update={"epochs": 4, "batch_size": 64, "optimizer": AdamW(lr=5e-3)})
     trained = train(taught, dataset=data, recipe=recipe, augment=(), observer=listener())
     assert trained.best_validation > 0.8
     for number in (1, 2):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from store.migrate import main
 from store.tables import Stored
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LATEST = max(path.name[:4] for path in (REPOSITORY / "migrations" / "versions").glob("[0-9]*.py"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -63,7 +65,7 @@ def test_an_older_database_is_seen_to_be_older(plain: Connection, database_url: 
     try:
         assert pending_migrations(database_url)
     finally:
-        plain.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        plain.execute(text("UPDATE alembic_version SET version_num = :latest"), {"latest": LATEST})
         plain.commit()
 
 
@@ -75,19 +77,46 @@ def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
     assert not pending_migrations(empty_url)
 
 
-def test_the_migrations_can_be_taken_back(empty_url: str) -> None:
+@contextmanager
+def taken_back(url: str, revision: str) -> Iterator[Connection]:
+    """The database at an older revision, for as long as the block lasts; then it is brought up again."""
     from alembic import command
 
     from store.migrate import _alone, _configuration
 
-    migrate(empty_url)
-    with _alone(parse_url(empty_url)) as connection:
+    with _alone(parse_url(url)) as connection:
         configuration = _configuration()
         configuration.attributes["connection"] = connection
-        command.downgrade(configuration, "base")
-        assert inspect(connection).get_table_names() == ["alembic_version"]
+        command.downgrade(configuration, revision)
+        yield connection
+    migrate(url)
+    assert not pending_migrations(url)
+
+
+def test_the_migrations_can_be_taken_back(empty_url: str) -> None:
     migrate(empty_url)
-    assert not pending_migrations(empty_url)
+    with taken_back(empty_url, "base") as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+
+
+def test_going_back_to_one_teacher_keeps_the_job_and_its_newest_models(empty_url: str) -> None:
+    migrate(empty_url)
+    database = Database(empty_url)
+    teachers = " + ".join(["resnet110"] * 16)
+    with database.transaction() as session:
+        session.execute(text(_A_JOB))
+        session.execute(text("UPDATE jobs SET teacher = :teachers"), {"teachers": teachers})
+        for name, role, at in (("mdl_1", "teacher", 1), ("mdl_2", "teacher", 2), ("mdl_3", "student", 2)):
+            session.execute(text(_A_MODEL), {"id": name, "role": role, "key": f"{name}.safetensors", "at": at})
+    with taken_back(empty_url, "0001") as connection:
+        assert connection.execute(text("SELECT id FROM models ORDER BY id")).scalars().all() == ["mdl_2", "mdl_3"]
+        kept = connection.execute(text("SELECT teacher FROM jobs")).scalar_one()
+        assert kept == (teachers if empty_url.startswith("sqlite") else teachers[:100])
+        names = {each["name"] for each in inspect(connection).get_unique_constraints("models")}
+        assert names == {"uq_models_job_id_role"}
+    with database.read() as session:
+        assert session.execute(text("SELECT count(*) FROM models")).scalar_one() == 2
+    database.close()
 
 
 def test_making_a_parent_table_anew_keeps_its_children(sqlite_url: str) -> None:
@@ -117,6 +146,13 @@ INSERT INTO jobs (id, kind, name, task, strategy, teacher, student, labels, queu
   phases, latest_metrics, last_seq, created_at, since, queued_seconds, running_seconds)
 VALUES ('job_1', 'distillation', 'n', 't', 's', 'a', 'b', '{}', 'q', 1, '{}', '{}', 'queued',
   '', 0, 0, 0, 0, 0, 0, 0, 0, '[]', '{}', 1, 0, 0, 0, 0)
+"""
+
+
+_A_MODEL = """
+INSERT INTO models (id, job_id, role, architecture, classes, image_size, channels, mean, std, accuracy, sha256,
+  weights_key, created_at)
+VALUES (:id, 'job_1', :role, 'a', '[]', 8, 1, '[]', '[]', 0.5, 'x', :key, :at)
 """
 
 

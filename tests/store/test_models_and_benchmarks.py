@@ -65,6 +65,49 @@ def test_a_teacher_of_another_architecture_is_a_bad_spec(shop: Any) -> None:
     assert [problem.pointer for problem in refused.value.problems] == ["/teacher/architecture"]
 
 
+def test_the_references_of_every_teacher_are_looked_at(shop: Any) -> None:
+    claim, running = succeeded(shop), shop.claimed()
+    model_id = shop.job(claim.id).student_model_id
+    good = [
+        {"architecture": "seed_student", "job": claim.id},
+        {"architecture": "seed_student", "model": model_id},
+        {"architecture": "seed_teacher", "train": {"epochs": 1}},
+    ]
+    assert shop.submit(teacher={"members": good, "merge": "mean_probabilities"}).status == "queued"
+    bad = [
+        good[0],
+        {"architecture": "seed_student", "job": running.id},
+        {"architecture": "seed_student", "model": "mdl_" + "0" * 26},
+        {"architecture": "seed_student", "job": "job_" + "0" * 26},
+        {"architecture": "resnet20", "model": model_id},
+    ]
+    with pytest.raises(InvalidSpec) as refused:
+        shop.submit(teacher=bad)
+    assert [(problem.pointer, problem.code) for problem in refused.value.problems] == [
+        ("/teacher/members/1/job", "WRONG_STATE"),
+        ("/teacher/members/2/model", "NOT_FOUND"),
+        ("/teacher/members/3/job", "NOT_FOUND"),
+        ("/teacher/members/4/architecture", "WRONG_ARCHITECTURE"),
+    ]
+    assert refused.value.problems[3].hint == "Set teacher.members.4.architecture to 'seed_student'."
+    assert all(problem.hint for problem in refused.value.problems)
+
+
+def test_a_job_leaves_each_of_its_teachers(shop: Any) -> None:
+    claim = shop.claimed(teacher=[{"architecture": "seed_teacher", "train": {"epochs": 1}}] * 2)
+    names = ("teacher1", "teacher2", "assistant1", "student")
+    for name in names:
+        shop.deliver(claim, f"{name}.safetensors")
+    told = [facts("student" if name == "student" else "teacher", artifact=f"{name}.safetensors") for name in names]
+    shop.do(leases.succeed, claim, summary="done", models=told)
+    kept = shop.see(models.page, page_size=10).data
+    assert sorted(model.role for model in kept) == ["student", "teacher", "teacher", "teacher"]
+    keys = {shop.see(models.weights_key, model.id) for model in kept}
+    assert keys == {f"jobs/{claim.id}/a1/{name}.safetensors" for name in names}
+    student = shop.see(models.get, shop.job(claim.id).student_model_id)
+    assert student.role == "student"
+
+
 def test_models_come_in_pages(shop: Any) -> None:
     for _ in range(2):
         succeeded(shop)
@@ -98,6 +141,16 @@ def test_a_measurement_is_work_like_any_other(shop: Any) -> None:
     assert (seen.id, seen.status, seen.result) == (asked.id, "succeeded", result)
     assert seen.finished_at is not None
     assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["latency_samples.csv"]
+
+
+def test_a_student_that_taught_itself_is_not_measured(shop: Any) -> None:
+    claim = shop.claimed(teacher=None, method={"strategy": "self_distillation"})
+    shop.deliver(claim, "student.safetensors")
+    shop.do(leases.succeed, claim, summary="done", models=[facts()])
+    with pytest.raises(WrongState, match="no teacher to time it against") as refused:
+        shop.do(benchmarks.request, claim.id, spec=LatencySpec())
+    assert "measure a job that had a teacher" in refused.value.hint
+    assert shop.sql("SELECT count(*) AS rows FROM jobs")[0].rows == 1
 
 
 def test_a_measurement_is_found_by_its_id(shop: Any) -> None:

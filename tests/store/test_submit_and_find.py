@@ -109,6 +109,38 @@ def test_part_of_the_name(shop: Any, q: str, names: list[str]) -> None:
     assert found(shop, q=q) == names
 
 
+def taught(*architectures: str) -> list[dict[str, Any]]:
+    """Teachers that are trained in the job."""
+    return [{"architecture": name, "train": {"epochs": 1}} for name in architectures]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("resnet20", ["two"]),
+        ("wrn40-2", ["two"]),
+        ("seed_teacher", ["one"]),
+        ("seed_student", ["itself", "one", "two"]),
+        ("resnet2", []),
+        ("esnet20", []),
+        ("resnet%", []),
+        ("+", []),
+    ],
+)
+def test_a_job_is_found_by_any_of_its_networks(shop: Any, architecture: str, names: list[str]) -> None:
+    shop.submit(name="two", teacher=taught("resnet20", "wrn40-2"))
+    shop.submit(name="one")
+    shop.submit(name="itself", teacher=None, method={"strategy": "self_distillation"})
+    assert sorted(found(shop, architecture=architecture)) == names
+
+
+def test_a_list_names_all_teachers_however_many(shop: Any) -> None:
+    name = "torchvision/shufflenet_v2_x1_5"
+    shop.submit(teacher=taught(*[name] * 16))
+    shop.submit(teacher=None, method={"strategy": "self_distillation"})
+    assert [each.teacher for each in shop.see(jobs.page, page_size=5).data] == ["", " + ".join([name] * 16)]
+
+
 def test_a_range_of_time(shop: Any) -> None:
     for name, seconds in (("old", 1000), ("middle", 2000), ("new", 3000)):
         shop.sql("UPDATE jobs SET created_at = :at WHERE id = :id", at=seconds, id=shop.submit(name=name).id)

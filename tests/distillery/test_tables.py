@@ -1,0 +1,167 @@
+"""The tables of the command line: whoever takes part in a job stands in them, and what nobody measured is empty."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from distillery import tables
+from distillery.report import (
+    EarlyExit,
+    Estimated,
+    LatencyComparison,
+    LatencyReport,
+    LatencyRow,
+    Percentile,
+    Quality,
+    Report,
+    SeedRun,
+    Spread,
+)
+from distillery.spec import parse
+from distillery.views import ObjectiveTerm
+
+ONE = Estimated(value=1.0, low=0.99, high=1.01)
+GIVEN = {"architecture": "resnet56", "weights": "teacher.safetensors"}
+SPEC: dict[str, Any] = {
+    "dataset": {"name": "digits"}, "teacher": GIVEN, "student": {"architecture": "resnet8"},
+}  # fmt: skip
+
+
+def shown(table: Any) -> list[str]:
+    """The lines of a table, with single spaces."""
+    written = io.StringIO()
+    Console(width=250, file=written).print(table)
+    return [" ".join(line.split()) for line in written.getvalue().splitlines() if line.strip()]
+
+
+def quality(role: str, *, value: float = 0.9) -> Quality:
+    return Quality(
+        role=role, architecture=f"net of {role}", images=360, top1=Estimated(value=value, low=value - 0.01, high=value),
+        top5=None, ece=0.02, loss=0.1, per_class={}, parameters=1000, macs=2_000_000, file_bytes=5000,
+        train_seconds=1.0, images_per_second=None, best_epoch=None, best_validation=None, last_validation=None,
+    )  # fmt: skip
+
+
+def latency(slow: float, fast: float) -> LatencyReport:
+    def row(model: str, seconds: float) -> LatencyRow:
+        told = Percentile(seconds=seconds)
+        return LatencyRow(
+            model=model, runtime="eager", device="cpu", batch_size=8, threads=1, n=30, p50=told, p90=told, p95=told,
+            p99=told, mean_seconds=seconds, stdev_seconds=0, images_per_second=1, parameters=1, macs=1, file_bytes=1,
+            peak_memory_bytes=None, cold_start_seconds=1, warmup_calls=1, warmup_steady=True, accuracy=1, agreement=1,
+        )  # fmt: skip
+
+    compared = LatencyComparison(
+        runtime="eager", device="cpu", batch_size=8, threads=1, rounds=30, verdict="faster", control=ONE,
+        speedup=Estimated(value=slow / fast, low=1, high=9), rows=(row("teacher", slow), row("student", fast)),
+    )  # fmt: skip
+    return LatencyReport(
+        protocol="p", comparisons=(compared,), environment={}, teacher_sha256="a", student_sha256="b", repeat_with="-"
+    )
+
+
+def report(*roles: str, **changes: Any) -> Report:
+    told = {
+        "summary": "It helped.", "helped": True, "gain": None, "gap_closed": None, "speedup": None, "warnings": (),
+        "quality": tuple(quality(role) for role in roles), "disagreements": (), "curves": (), "latency": None,
+        "dataset": {}, "environment": {}, "spec": {},
+    }  # fmt: skip
+    return Report(**told | changes)
+
+
+def test_whoever_taught_or_learned_has_a_column() -> None:
+    lines = shown(
+        tables.report_table(
+            report("student", "teacher1", "teacher2", "assistant2", "assistant1", "baseline", "teacher", "exit1")
+        )
+    )
+    assert lines[0] == "teacher assistant 1 assistant 2 student student alone exit 1"
+    assert "net of teacher1" not in " ".join(lines)
+
+
+def test_several_seeds_have_their_mean() -> None:
+    runs = tuple(SeedRun(seed=seed, student=0.9, baseline=0.8) for seed in range(3))
+    spread = Spread(
+        runs=runs, student=Estimated(value=0.91, low=0.9, high=0.92), student_stdev=0.01,
+        baseline=Estimated(value=0.81, low=0.8, high=0.82), baseline_stdev=0.01, gain=None,
+    )  # fmt: skip
+    lines = shown(tables.report_table(report("teacher", "student", "baseline", seeds=spread)))
+    place = next(place for place, line in enumerate(lines) if line.startswith("mean of 3 seeds"))
+    assert lines[place] == "mean of 3 seeds 91.00 % 81.00 %"
+    assert lines[place + 1] == "95 % interval 90.00 to 92.00 80.00 to 82.00"
+
+
+def test_each_median_stands_with_the_network_that_it_is_of() -> None:
+    lines = shown(tables.report_table(report("teacher", "student", "baseline", latency=latency(0.02, 0.005))))
+    assert lines[-1] == "p50 latency, eager, batch 8 20 ms 5 ms as student"
+    exits = (
+        EarlyExit(role="exit1", stage="layer1", latency=latency(0.01, 0.002)),
+        EarlyExit(role="exit2", stage="layer2", latency=latency(0.01, 0.004)),
+    )
+    itself = report("student", "baseline", "exit1", "exit2", exits=exits)
+    assert shown(tables.report_table(itself))[-1] == "p50 latency, eager, batch 8 10 ms as student 2 ms 4 ms"
+    written = io.StringIO()
+    tables.print_report(itself, console=Console(width=250, file=written))
+    text = written.getvalue()
+    assert "exit 1 against student" in text
+    assert "exit 2 against student" in text
+    assert "student against teacher" not in text
+    assert "It helped." in text
+
+
+def test_a_report_without_times_has_no_row_of_them() -> None:
+    exits = (EarlyExit(role="exit1", stage="layer1", latency=None),)
+    lines = shown(tables.report_table(report("student", "exit1", exits=exits)))
+    assert not [line for line in lines if "latency" in line]
+
+
+KD = "objective 0.1 cross_entropy, 0.9 soft_targets"
+BARE = {"architecture": "resnet20"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, ["strategy offline", "teacher resnet56", "student resnet8", KD]),
+        (
+            {"teacher": {"members": [GIVEN, GIVEN | {"architecture": "resnet110"}], "merge": "confidence"}, "seeds": 3},
+            ["teacher resnet56 + resnet110 (confidence)", "seeds 3"],
+        ),
+        (
+            {"assistants": [{"architecture": "resnet44"}, BARE]},
+            ["teacher resnet56", "assistants resnet44, resnet20", "student resnet8"],
+        ),
+        (
+            {"method": {"preset": ["kd", "at"]}},
+            [f"{KD}, 1000 attention_transfer (kd + at)"],
+        ),
+        ({"method": {"preset": "fitnet"}}, ["objective 1 cross_entropy, 100 hint (fitnet)"]),
+        (
+            {"teacher": [BARE, BARE], "method": {"strategy": "online"}},
+            ["teacher resnet20 + resnet20 (mean_logits)", "objective 1 cross_entropy, 1 soft_targets"],
+        ),
+        (
+            {"teacher": None, "method": {"strategy": "self_distillation"}},
+            ["strategy self_distillation", "teacher itself", "objective 0.9 hard, 0.1 soft, 1e-06 hint"],
+        ),
+        (
+            {"method": {"strategy": "data_free", "synthesis": "dafl"}},
+            ["strategy data_free", "objective 1 soft_targets, on images made by dafl"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_job_tells_who_takes_part_and_what_is_learned(peer: Any, changes: dict[str, Any], lines: list[str]) -> None:
+    told = shown(tables.job_table(peer.job(spec=parse(SPEC | changes)), ()))
+    assert [line for line in lines if line not in told] == []
+    assert [line for line in told if line.startswith("seeds")] == [line for line in lines if line.startswith("seeds")]
+
+
+def test_the_catalogues_say_when_to_use_what() -> None:
+    entry = ObjectiveTerm(
+        name="offline", summary="s", paper="Somebody, 2015", when_to_use="Always.", defaults={}, json_schema={},
+        presets={"kd": (), "dkd": ()},
+    )  # fmt: skip
+    assert "offline Always. Somebody, 2015" in shown(tables.terms_table([entry]))
+    assert "offline Always. kd, dkd Somebody, 2015" in shown(tables.strategies_table([entry]))
