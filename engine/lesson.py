@@ -78,10 +78,14 @@ class Lesson:
         """Other networks whose accuracy on the validation split is worth a curve, by name."""
         return {}
 
+    def shared(self) -> nn.Module:
+        """The network on whose weights the terms meet."""
+        return self.network
+
     def trunk(self) -> list[nn.Parameter]:
-        """The weights on which the terms meet: those of the network without its last layer, which only labels reach."""
-        last = {id(each) for each in classifier(self.network).parameters()}
-        return [each for each in self.network.parameters() if each.requires_grad and id(each) not in last]
+        """The weights on which the terms meet: without the last layer, which terms of features do not reach."""
+        last = {id(each) for each in classifier(self.shared()).parameters()}
+        return [each for each in self.shared().parameters() if each.requires_grad and id(each) not in last]
 
     def meeting_terms(self) -> tuple[str, ...] | None:
         """The names of the terms that reach the trunk; None when all of them do."""

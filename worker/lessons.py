@@ -156,5 +156,5 @@ def _surveyed(ready: Ready, known: Known, layers: Sequence[str]) -> Surveyed:
 
 
 def _place_of(terms: Sequence[AnyTerm]) -> str:
-    place = next(place for place, term in enumerate(terms) if hasattr(term, "pairs"))
-    return f"/method/objective/{place}/pairs"
+    read = (f"/method/objective/{place}/pairs" for place, term in enumerate(terms) if hasattr(term, "pairs"))
+    return next(read, "/student/architecture")

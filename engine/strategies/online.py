@@ -14,7 +14,7 @@ from engine.data.views import Batch
 from engine.lesson import Lesson
 from engine.objectives import Objective
 from engine.outputs import Outputs
-from engine.taps import classifier, tapped
+from engine.taps import tapped
 
 STUDENT = "student"
 
@@ -100,11 +100,9 @@ class Online(Lesson):
         """The teachers."""
         return {name: peer for name, peer in self.network.peers.items() if name != STUDENT}
 
-    def trunk(self) -> list[nn.Parameter]:
-        """The student's, without its last layer."""
-        student = self.network.peers[STUDENT]
-        last = {id(each) for each in classifier(student).parameters()}
-        return [each for each in student.parameters() if each.requires_grad and id(each) not in last]
+    def shared(self) -> nn.Module:
+        """The student."""
+        return self.network.peers[STUDENT]
 
     def meeting_terms(self) -> tuple[str, ...]:
         """Those of the student."""

@@ -16,7 +16,6 @@ from engine.lesson import Lesson
 from engine.objectives.cross_entropy import cross_entropy
 from engine.objectives.soft_targets import soft_targets
 from engine.precision import for_loss
-from engine.taps import classifier
 
 
 def feature_distance(bottleneck: Tensor, deepest: Tensor) -> Tensor:
@@ -74,8 +73,6 @@ class SelfDistillation(Lesson):
         numbers = range(1, len(self.network.stages) + 1)
         return {f"exit{number}": AtExit(self.network, number) for number in numbers}
 
-    def trunk(self) -> list[nn.Parameter]:
-        """The network's own weights without its last layer; no head is shared."""
-        network = self.network.network
-        last = {id(each) for each in classifier(network).parameters()}
-        return [each for each in network.parameters() if each.requires_grad and id(each) not in last]
+    def shared(self) -> nn.Module:
+        """The network itself; no head is shared."""
+        return self.network.network
