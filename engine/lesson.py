@@ -21,7 +21,7 @@ class Lesson:
     """
 
     chooses_best: ClassVar[bool] = True
-    """Whether the best epoch is chosen on the validation split; if not, the last one is kept and nothing is validated."""
+    """Whether the best epoch is chosen on the validation split; if not, the last is kept and nothing is validated."""
 
     def __init__(self, network: nn.Module, *, objective: nn.Module) -> None:
         self.network = network

@@ -25,6 +25,7 @@ from engine.data.dataset import Dataset
 from engine.data.sealed import SealedSplit
 from engine.figures import percent, points
 from engine.loop import Trained
+from engine.report_roles import role_name
 from models import count
 
 CURVE_POINTS = 500
@@ -98,7 +99,7 @@ def assemble(
         summary=summary(quality["student"], gain=gain, latency=latency, besides=_aside(spec, quality, besides)),
         helped=helped(gain),
         gain=gain,
-        gap_closed=gap_closed(quality),
+        gap_closed=gap_closed(quality, besides.spread),
         speedup=next((each.speedup for each in _valid(latency)), None),
         warnings=(*warnings, *_warnings(quality, gain=gain, latency=latency, alone=_alone(spec))),
         quality=tuple(quality.values()),
@@ -163,14 +164,18 @@ def helped(gain: Estimated | None) -> bool | None:
     return gain.value > 0
 
 
-def gap_closed(quality: Mapping[str, Quality]) -> float | None:
-    """(student - baseline) / (teacher - baseline) in top-1; None when the teacher is not better than the baseline."""
+def gap_closed(quality: Mapping[str, Quality], spread: Spread | None = None) -> float | None:
+    """(student - baseline) / (teacher - baseline) in top-1, of several seeds by their means.
+
+    None without a teacher or a baseline, and when the teacher is not better than the baseline.
+    """
     if not {"teacher", "baseline"} <= quality.keys():
         return None
-    lead = quality["teacher"].top1.value - quality["baseline"].top1.value
-    if lead <= 0:
-        return None
-    return (quality["student"].top1.value - quality["baseline"].top1.value) / lead
+    student, baseline = quality["student"].top1.value, quality["baseline"].top1.value
+    if spread is not None and spread.baseline is not None:
+        student, baseline = spread.student.value, spread.baseline.value
+    lead = quality["teacher"].top1.value - baseline
+    return (student - baseline) / lead if lead > 0 else None
 
 
 def summary(
@@ -179,7 +184,7 @@ def summary(
     """One sentence: whether distillation helped, by how much, and at what speed."""
     aside = besides or Aside()
     right = f"the student answers {100 * student.top1.value:.1f} % of {student.images:,} test images right"
-    return f"{_helped_words(gain, right, aside)}{_speed_words(latency)}{aside.after}."
+    return f"{_helped_words(gain, right, aside)}{_speed_words(latency, gained=gain is not None)}{aside.after}."
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,7 @@ class Aside:
     alone: str = "without its teacher"
     untold: str = "whether its teacher helped is not known, as no baseline was trained"
     over: str = ""
+    judge: str = "this test"
     after: str = ""
 
 
@@ -207,6 +213,7 @@ def _aside(spec: JobSpec, quality: Mapping[str, Quality], besides: Besides) -> A
         alone=_alone(spec) if own else Aside.alone,
         untold=untold,
         over=f", mean of {len(besides.spread.runs)} seeds" if besides.spread else "",
+        judge="these seeds" if besides.spread else Aside.judge,
         after="".join(_exit_words(quality, besides.exits)),
     )
 
@@ -215,7 +222,8 @@ def _exit_words(quality: Mapping[str, Quality], exits: Sequence[EarlyExit]) -> I
     for each in exits:
         speed = next((comparison.speedup.value for comparison in _valid(each.latency)), None)
         at = "" if speed is None else f" at {speed:.1f} times its speed"
-        yield f"; {each.role} (behind {each.stage}) answers {percent(quality[each.role].top1.value)} right{at}"
+        right = percent(quality[each.role].top1.value)
+        yield f"; {role_name(each.role).lower()} (behind {each.stage}) answers {right} right{at}"
 
 
 def _helped_words(gain: Estimated | None, right: str, aside: Aside) -> str:
@@ -228,21 +236,22 @@ def _helped_words(gain: Estimated | None, right: str, aside: Aside) -> str:
     verdict = {
         True: "Distillation helped",
         False: "Distillation did not help",
-        None: "Distillation made no difference that this test can tell",
+        None: f"Distillation made no difference that {aside.judge} can tell",
     }[helped(gain)]
     return f"{verdict}: {right}, {by} {aside.alone} ({interval})"
 
 
-def _speed_words(latency: LatencyReport | None) -> str:
+def _speed_words(latency: LatencyReport | None, *, gained: bool) -> str:
     first = next(iter(_valid(latency)), None)
     if first is None:
         return "" if latency is None else "; no valid measurement of its speed was made"
+    link = "," if gained else "; it runs"
     if first.verdict == "equivalent":
-        return f", at the teacher's speed ({where(first)})"
+        return f"{link} at the teacher's speed ({where(first)})"
     if first.verdict == "inconclusive":
         return f"; whether it is faster than the teacher could not be told ({where(first)})"
     ratio = first.speedup.value
-    return f", at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({where(first)})"
+    return f"{link} at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({where(first)})"
 
 
 def where(comparison: LatencyComparison) -> str:
@@ -268,7 +277,7 @@ def _warnings(
         yield f"Only {student.images} test images: differences of a few points cannot be told from chance."
     for each in quality.values():
         if each.best_validation is not None and each.best_validation <= 1 / max(2, len(each.per_class)):
-            yield f"The {each.role} did no better than guessing on the validation images."
+            yield f"The {role_name(each.role).lower()} did no better than guessing on the validation images."
     for comparison in () if latency is None else latency.comparisons:
         if comparison.verdict in _SPEED_WARNINGS:
             yield f"{_SPEED_WARNINGS[comparison.verdict]} ({where(comparison)})."

@@ -64,9 +64,8 @@ def with_exits(ready: Ready, *, run: int = 0) -> WithExits:
 
 
 def peer_names(spec: JobSpec) -> tuple[str, ...]:
-    """What the peers of an online job are called, the student first."""
-    count = len(spec.teachers)
-    return (STUDENT, *(["teacher"] if count == 1 else [f"teacher{number}" for number in range(1, count + 1)]))
+    """What the peers of an online job are called, the student first: `student`, `teacher`, `teacher2` and so on."""
+    return (STUDENT, "teacher", *(f"teacher{number}" for number in range(2, len(spec.teachers) + 1)))
 
 
 def together(spec: JobSpec, networks: Sequence[nn.Module]) -> nn.Module:

@@ -127,9 +127,10 @@ def _teachers(ready: Ready, cast: Cast, *, journal: Journal) -> Iterator[tuple[s
         architectures = [known.architecture for known in cast.teachers]
         merged = {"members": json.dumps(architectures), "merge": ready.spec.teacher.merge}
         yield "teacher", Part(Known(" + ".join(architectures), network), more_facts=merged)
-    else:
-        yield "teacher", Part(cast.teachers[0], teaches=False)
-    yield from ((f"teacher{number}", part) for number, part in enumerate(members, 1))
+        yield from ((f"teacher{number}", part) for number, part in enumerate(members, 1))
+    else:  # Peers are not merged: the first of them is the one that the student is held against.
+        yield "teacher", members[0]
+        yield from ((f"teacher{number}", part) for number, part in enumerate(members[1:], 2))
 
 
 def _student(ready: Ready, *, journal: Journal) -> Iterator[tuple[str, Part]]:

@@ -323,7 +323,7 @@ def test_a_self_distilled_student_is_told_of_without_a_teacher(baseline: int | N
     assert report.disagreements == ()
     assert (report.gap_closed, report.speedup) == (None, None)
     assert all(each.agreement is None and each.kl_to_teacher is None for each in report.quality)
-    assert report.summary.endswith("; exit1 (behind layer1) answers 80.0 % right at 2.5 times its speed.")
+    assert report.summary.endswith("; exit 1 (behind layer1) answers 80.0 % right at 2.5 times its speed.")
     words = "more than on the labels alone" if baseline else "whether self-distillation helped is not known"
     assert words in report.summary
     assert "teacher" not in report.summary

@@ -139,6 +139,19 @@ def test_online_delivers_the_teacher_too(teacher, digits, tmp_path):
     assert any("training/validation/accuracy/teacher" in message.values for message in told.of(Measured))
 
 
+def test_of_several_peers_each_is_delivered_with_its_accuracy(teacher, tmp_path):
+    peers = [{"architecture": "resnet14"}, {"architecture": "wrn16-1"}]
+    told = run(spec(method={"strategy": "online"}, teacher=peers, baseline=False), tmp_path)
+    roles = {each.role: each.architecture for each in report(told).quality}
+    assert roles == {"teacher": "resnet14", "teacher2": "wrn16-1", "student": "resnet8"}
+    series = {key for message in told.of(Measured) for key in message.values}
+    assert {f"training/validation/accuracy{name}" for name in ("", "/teacher", "/teacher2")} <= series
+    (finished,) = told.of(Finished)
+    assert [each.artifact for each in finished.models] == [
+        "teacher.safetensors", "teacher2.safetensors", "student.safetensors",
+    ]  # fmt: skip
+
+
 def test_self_distillation_needs_no_teacher_and_delivers_its_exits(teacher, digits, tmp_path):
     job = spec(
         **STRATEGIES["self_distillation"], export=["safetensors", "onnx"],
@@ -158,7 +171,7 @@ def test_self_distillation_needs_no_teacher_and_delivers_its_exits(teacher, digi
         network = network_of(Path(told.files[f"{each.role}.safetensors"].path), dataset=digits, otherwise="")
         logits = predict(network, digits.test, mean=digits.mean, std=digits.std, device="cpu")
         assert accuracy(logits, digits.test.labels) == pytest.approx(by_role[each.role].top1.value)
-    assert "exit1 (behind layer1)" in found.summary
+    assert "exit 1 (behind layer1)" in found.summary
 
 
 @pytest.mark.parametrize("name", ["dafl", "fast"])
