@@ -1,5 +1,6 @@
 """Who is trained, on what: the one thing that strategies give to the loop."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from engine.precision import memory_format
 from engine.taps import classifier
 
 
-class Lesson:
+class Lesson(ABC):
     """A network in training, what it is taught by, and what else must be trained or remembered for that.
 
     A strategy overrides what it does otherwise. Whatever decides what is learned is a function of (seed, epoch, batch),
@@ -62,17 +63,20 @@ class Lesson:
             channels_last=layout == torch.channels_last,
         )
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Any:
         """Everything that runs in the recipe's precision: the forward passes. What it gives goes to `terms`."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def terms(self, answers: Any, batch: Batch) -> dict[str, Tensor]:
         """Each loss by its name, unweighted, in float32."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def weights(self, epoch: int) -> Mapping[str, float]:
         """What each loss counts in an epoch, counted from 0."""
-        raise NotImplementedError
+        ...
 
     def companions(self) -> Mapping[str, nn.Module]:
         """Other networks whose accuracy on the validation split is worth a curve, by name."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distillery.report import (
     Curve,
+    Disagreement,
     EarlyExit,
     Estimated,
     LatencyComparison,
@@ -106,16 +107,20 @@ def assemble(
         seeds=besides.spread,
         exits=besides.exits,
         synthetic=besides.synthetic,
-        disagreements=()
-        if taught_by is None
-        else evaluate.disagreements(
-            dataset.test, student_logits=student.logits, teacher_logits=taught_by, classes=dataset.classes
-        ),
+        disagreements=_disagreements(student, teacher, dataset=dataset),
         curves=tuple(curve for role, each in candidates.items() for curve in _curves(role, each)),
         latency=latency,
         dataset=_described(dataset),
         environment=machine.describe(),
         spec=spec.model_dump(mode="json"),
+    )
+
+
+def _disagreements(student: Candidate, teacher: Candidate | None, *, dataset: Dataset) -> tuple[Disagreement, ...]:
+    if teacher is None:
+        return ()
+    return evaluate.disagreements(
+        dataset.test, student_logits=student.logits, teacher_logits=teacher.logits, classes=dataset.classes
     )
 
 

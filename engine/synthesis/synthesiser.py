@@ -1,6 +1,7 @@
 """What every way of making images up has in common: a generator with its optimizer, and a teacher that is looked at."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ LiveTeacher = FrozenTeacher | EnsembleTeacher
 """One that can be asked about images that nobody has seen before, and through which a gradient finds them."""
 
 
-class Synthesiser(nn.Module):
+class Synthesiser(nn.Module, ABC):
     """Makes images up. All that it learns and remembers is in its state dict, as tensors and plain data."""
 
     def __init__(self, spec: Dafl | Fast, *, canvas: Canvas, lr: float, betas: tuple[float, float]) -> None:
@@ -30,16 +31,18 @@ class Synthesiser(nn.Module):
         self.generator = Generator(latent=spec.latent, canvas=canvas)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=betas)
 
+    @abstractmethod
     def lecture(self, plan: Lecture, *, teacher: LiveTeacher, student: nn.Module) -> Iterator[Tensor]:
         """The images of an epoch from `plan.start_batch` on, as networks read them: float32 [B, C, S, S].
 
         What must be made or learned for a batch is done just before it is given out.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def gallery(self, count: int) -> Tensor:
         """At most `count` made-up images, uint8 [N, C, S, S], always the same ones."""
-        raise NotImplementedError
+        ...
 
     def latents(self, count: int, *, draws: torch.Generator) -> Tensor:
         """Normally distributed, [B, latent], on the generator's device."""
