@@ -105,6 +105,8 @@ class Task:
     mean: tuple[float, ...] = ()
     """Normalisation of the images: that of the teachers, for every network of the study."""
     std: tuple[float, ...] = ()
+    keeps: Literal["best", "last"] = "best"
+    """From which epoch the weights are taken that teach others."""
     key: str = ""
     """Hash of all that decides the outcome; a finished run with the same key is not trained again."""
 
@@ -137,7 +139,7 @@ def tasks(plan: Plan, *, facts: Mapping[str, Any], mean: Sequence[float], std: S
     for task in made:
         key = _key(task, facts=facts, needs=[keys[name] for name in task.needs])
         keys.setdefault(task.configuration, key)
-        finished.append(replace(task, key=key, mean=tuple(mean), std=tuple(std)))
+        finished.append(replace(task, key=key, mean=tuple(mean), std=tuple(std), keeps=plan.headline))
     return finished
 
 

@@ -5,31 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from objectives_plan import BASELINE, PUBLISHED_EPOCHS, TEACHER_BATCH, Plan, Task, configurations, warmup
+from objectives_plan import BASELINE, PAIR_WEIGHTS, PUBLISHED_EPOCHS, TEACHER_BATCH, Plan, Task, configurations, warmup
 
 from distillery.report import Estimated
 from engine import plots
 from engine.data.dataset import Dataset
 from engine.spread import mean_of
 
-_NOT_DRAWN = 15.0
-"""A gain whose interval leaves ± this many points is told at the edge of the plot: it would flatten all others."""
-_LIGHT = "--page:#ffffff;--ink:#1c2430;--soft:#5b6675;--grid:#e3e7ed;--student:#c04a00;--better:#00705f;--worse:#a83200"
-_DARK = "--page:#12161c;--ink:#e8ecf1;--soft:#a0abb9;--grid:#2a323d;--student:#f08a3c;--better:#3cc79b;--worse:#ff9b6b"
-_STYLE = f"""<style>
-svg {{ {_LIGHT} }}
-@media (prefers-color-scheme: dark) {{ svg {{ {_DARK} }} }}
-.page {{ fill: var(--page); }}
-text {{ fill: var(--ink); font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", Arial, sans-serif; }}
-.tick, .axis {{ fill: var(--soft); }}
-.label {{ text-anchor: end; }}
-.grid {{ stroke: var(--grid); }}
-.reference {{ stroke: var(--soft); stroke-dasharray: 4 4; }}
-.interval {{ stroke-width: 4; opacity: .45; stroke-linecap: round; }}
-.unsure {{ stroke: var(--soft); }} .mark.unsure {{ fill: var(--page); stroke-width: 2; }}
-.better {{ stroke: var(--better); }} .mark.better {{ fill: var(--better); }}
-.worse {{ stroke: var(--worse); }} .mark.worse {{ fill: var(--worse); }}
-</style>"""
+_FAR = 8.0
+"""A gain of more points than this, up or down, is told at the edge of the plot: drawn, it would flatten all others."""
+_LIGHT = {"page": "#ffffff", "ink": "#1c2430", "soft": "#5b6675", "grid": "#e3e7ed"}
+_LIGHT |= {"better": "#00705f", "worse": "#a83200"}
+_DARK = {"page": "#12161c", "ink": "#e8ecf1", "soft": "#a0abb9", "grid": "#2a323d"}
+_DARK |= {"better": "#3cc79b", "worse": "#ff9b6b"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class Row:
     best: tuple[float, ...]
     last: tuple[float, ...]
     gain: Estimated | float | None
-    """Over the baseline of the same seeds; a bare number of a single seed, None without a baseline."""
+    """Over the baseline with the same seeds; a bare number of a single seed; None without a baseline, and of itself."""
     time: float | None
     """Processor time of a run (wall time on a GPU) as a multiple of the baseline's."""
     failed: int = 0
@@ -75,7 +63,8 @@ def _lines_of(name: str, tasks: Sequence[Task], lines: Mapping[str, Mapping[str,
 def _row(plan: Plan, name: str, by_run: Mapping[int, Any], *, baseline: Mapping[int, Any]) -> Row:
     whole = {run: line for run, line in by_run.items() if line["failed"] is None}
     head = plan.headline
-    gains = [100 * (line[head] - baseline[run][head]) for run, line in whole.items() if run in baseline]
+    paired = [] if name == BASELINE else [run for run in whole if run in baseline]
+    gains = [100 * (whole[run][head] - baseline[run][head]) for run in paired]
     gain = mean_of(gains) if len(gains) > 1 else gains[0] if gains else None
     return Row(
         name=name,
@@ -121,7 +110,6 @@ def _facts(
     plan: Plan, tasks: Sequence[Task], used: Sequence[Mapping[str, Any]], *, datasets: Mapping[str, Dataset]
 ) -> Iterator[str]:
     students, teachers = datasets["students"], datasets["teachers"]
-    recipe = plan.training
     if len(teachers.train) > len(students.train):
         yield (
             f"**The teachers know more than the labels tell the students**: they learned from {len(teachers.train):,} "
@@ -130,29 +118,53 @@ def _facts(
         )
     else:
         yield f"Teachers and students learned from the same {len(students.train):,} labelled images."
+    chooses = "choose the best epoch"
+    if plan.recipe != "small":
+        chooses = "are held back because the loop validates; nothing is chosen by them, the last epoch counts"
     yield (
-        f"{len(students.validation):,} other images choose the best epoch; {len(students.test):,} test images are "
-        "looked at once for each network, after training."
+        f"{len(students.validation):,} other images {chooses}; {len(students.test):,} test images are looked at once "
+        "for each network, after training."
     )
-    views = " and ".join(plan.data.augment) or "none"
-    yield (
-        f"Recipe of every network: {recipe.epochs} epochs in batches of {recipe.batch_size} (teachers "
-        f"{plan.teacher_epochs} in batches of {TEACHER_BATCH}), {_optimizer(recipe)}, augmentation {views}. It was "
-        "chosen for the baseline and is tuned for none of the others."
-    )
-    yield (
-        f"The weights are those of the presets. Warm-ups of DKD and ReviewKD take {warmup(plan):g} epochs, in "
-        f"proportion to the papers' 20 of {PUBLISHED_EPOCHS}; CRD compares with {plan.crd_negatives:,} negatives."
-    )
+    yield _recipe(plan)
+    yield _weights(plan)
     yield from _machine(tasks, used)
+
+
+def _recipe(plan: Plan) -> str:
+    recipe = plan.training
+    views = " and ".join(plan.data.augment) or "none"
+    origin = "It was chosen for the baseline and is tuned for none of the others."
+    if plan.recipe != "small":
+        origin = "It is that of the papers"
+        origin += "." if recipe.epochs == PUBLISHED_EPOCHS else f", but for their {PUBLISHED_EPOCHS} epochs."
+    return (
+        f"Recipe of every network: {recipe.epochs} epochs in batches of {recipe.batch_size} (teachers "
+        f"{plan.teacher_epochs} in batches of {TEACHER_BATCH}), {_optimizer(recipe)}, augmentation {views}. {origin}"
+    )
 
 
 def _optimizer(recipe: Any) -> str:
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    falls = "to 0 along a cosine" if schedule.name == "cosine" else f"by {schedule.gamma:g} at {schedule.milestones}"
+    falls = "falls to 0 along a cosine"
+    if schedule.name == "step":
+        falls = f"falls to {schedule.gamma:g} of itself after " + ", ".join(
+            f"{each:.1%}" for each in schedule.milestones
+        )
+        falls += " of the run"
     return (
-        f"{optimizer.name.upper()} with a rate of {optimizer.lr:g} that falls {falls}, momentum "
+        f"{optimizer.name.upper()} with a rate of {optimizer.lr:g} that {falls}, momentum "
         f"{optimizer.momentum:g}, weight decay {optimizer.weight_decay:g}"
+    )
+
+
+def _weights(plan: Plan) -> str:
+    told = "The weights are those of the presets"
+    if plan.pair in PAIR_WEIGHTS:
+        other_classes, review = PAIR_WEIGHTS[plan.pair]
+        told += f", but for DKD's other classes ({other_classes:g}) and ReviewKD ({review:g}), as in the authors' code"
+    return (
+        f"{told}. Warm-ups of DKD and ReviewKD take {warmup(plan):g} epochs, in proportion to the papers' 20 of "
+        f"{PUBLISHED_EPOCHS}; CRD compares with {plan.crd_negatives:,} negatives."
     )
 
 
@@ -172,6 +184,7 @@ def _machine(tasks: Sequence[Task], used: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _teachers_table(tasks: Sequence[Task], lines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     found = [(task, lines[task.key]) for task in tasks if task.teaches and task.key in lines]
+    found = [(task, line) for task, line in found if line["failed"] is None]
     if found:
         body = [
             f"| {task.configuration} | {100 * line['best']:.2f} | {100 * line['last']:.2f} | {line['seconds']:.0f} |"
@@ -216,7 +229,7 @@ def _beside_published(row: Row, published: float) -> str:
 
 
 def _notes(plan: Plan, found: Sequence[Row]) -> Iterator[str]:
-    compared = sum(isinstance(row.gain, Estimated) and row.name != BASELINE for row in found)
+    compared = sum(isinstance(row.gain, Estimated) for row in found)
     chosen = "the epoch chosen on the validation split" if plan.headline == "best" else "the last epoch"
     yield (
         f"Accuracies are means ± standard deviations over the seeds, gains those of {chosen} over the student alone "
@@ -225,7 +238,8 @@ def _notes(plan: Plan, found: Sequence[Row]) -> Iterator[str]:
     )
     yield (
         f"'Helped' and 'harmed' say that the interval leaves out zero. Of {compared} comparisons one in twenty would "
-        "do so by chance; few seeds make wide intervals, and 'cannot be told' is not 'no effect'."
+        "do so by chance; few seeds make wide intervals, and 'cannot be told' is not 'no effect'. In the plot their "
+        "dots are hollow."
     )
     yield (
         "Time is the processor time of a training run (on a GPU its wall time) as a multiple of the baseline's, "
@@ -234,7 +248,8 @@ def _notes(plan: Plan, found: Sequence[Row]) -> Iterator[str]:
     if any(row.name.startswith("data_free") for row in found):
         yield (
             f"Data-free students see no image of the data set, and take {plan.data_free_steps:,} steps of their own on "
-            "made-up ones; their baseline is the student that was trained on real images and labels."
+            "made-up ones (the papers take many more); their baseline is the student that was trained on real images "
+            "and labels."
         )
     if any(row.name.startswith("online") for row in found):
         yield (
@@ -270,9 +285,11 @@ def _troubles(used: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def picture(plan: Plan, found: Sequence[Row]) -> str:
     """A stand-alone SVG: each configuration's gain over the baseline, with its interval."""
-    drawn = [plots.Row(row.name, (_dot(row),)) for row in found if row.gain is not None and row.name != BASELINE]
+    told = [row for row in found if row.gain is not None]
+    near = [end for row in told if abs(_value(row)) <= _FAR for end in _ends(row)]
+    edges = min([0.0, *near]), max([0.0, *near])
     plot = plots.dots(
-        drawn,
+        [plots.Row(row.name, (_dot(row, edges=edges),)) for row in told],
         title=f"Gain over labels alone of {plan.student}",
         label="gain over labels alone, percentage points of test accuracy",
         text=lambda tick: f"{tick:+g}" if tick else "0",
@@ -283,19 +300,48 @@ def picture(plan: Plan, found: Sequence[Row]) -> str:
     size = f'xmlns="http://www.w3.org/2000/svg" width="{plots.WIDTH * 1.5:.0f}"'
     background = '<rect class="page" width="100%" height="100%"/>'
     start, _, rest = plot.partition("</title>")
-    return f"{start.replace('<svg', f'<svg {size}', 1)}</title>{_STYLE}{background}{rest}\n"
+    return f"{start.replace('<svg', f'<svg {size}', 1)}</title>{_style()}{background}{rest}\n"
 
 
-def _dot(row: Row) -> plots.Dot:
-    if not isinstance(row.gain, Estimated):
-        value = row.gain or 0.0
-        return plots.Dot("unsure", _within(value), text=f"{value:+.1f}")
-    gain = row.gain
-    inside = abs(gain.value) <= _NOT_DRAWN
-    arrow = "" if inside else " (beyond the plot)"
-    ends = (_within(gain.low), _within(gain.high)) if inside else (None, None)
-    return plots.Dot(row.kind, _within(gain.value), *ends, text=f"{gain.value:+.1f}{arrow}")
+def _value(row: Row) -> float:
+    return row.gain.value if isinstance(row.gain, Estimated) else row.gain or 0.0
 
 
-def _within(value: float) -> float:
-    return min(max(value, -_NOT_DRAWN), _NOT_DRAWN)
+def _ends(row: Row) -> tuple[float, float]:
+    return (row.gain.low, row.gain.high) if isinstance(row.gain, Estimated) else (_value(row), _value(row))
+
+
+def _dot(row: Row, *, edges: tuple[float, float]) -> plots.Dot:
+    """A dot with its interval; of a gain far away only the number, beside the edge that it lies beyond."""
+    value, text = _value(row), f"{_value(row):+.1f}"
+    if abs(value) > _FAR:
+        beyond = f"◂ {text}" if value < 0 else f"{text} ▸"
+        return plots.Dot("beyond", edges[value > 0], text=f"{beyond}, outside of the plot")
+    ends = _ends(row) if isinstance(row.gain, Estimated) else (None, None)
+    return plots.Dot(row.kind, value, *ends, text=text)
+
+
+def _style() -> str:
+    """Colours are written out, not named once and referred to: few viewers besides browsers know CSS variables."""
+    return f"""<style>
+text {{ font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", Arial, sans-serif; }}
+.label {{ text-anchor: end; }}
+.reference {{ stroke-dasharray: 4 4; }}
+.interval {{ stroke-width: 4; opacity: .45; stroke-linecap: round; }}
+.mark.unsure {{ stroke-width: 2; }}
+.beyond {{ display: none; }}
+{_colours(_LIGHT)}
+@media (prefers-color-scheme: dark) {{
+{_colours(_DARK)}
+}}
+</style>"""
+
+
+def _colours(of: Mapping[str, str]) -> str:
+    return f""".page, .mark.unsure {{ fill: {of["page"]}; }}
+text {{ fill: {of["ink"]}; }}
+.tick, .axis {{ fill: {of["soft"]}; }}
+.grid {{ stroke: {of["grid"]}; }}
+.reference, .unsure {{ stroke: {of["soft"]}; }}
+.better {{ stroke: {of["better"]}; }} .mark.better {{ fill: {of["better"]}; }}
+.worse {{ stroke: {of["worse"]}; }} .mark.worse {{ fill: {of["worse"]}; }}"""

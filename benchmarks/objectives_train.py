@@ -98,9 +98,10 @@ def trained(task: Task, *, folder: Path, teachers: Mapping[str, Path]) -> dict[s
         )
         told |= _pace(result, cpu_seconds=time.process_time() - began) | _scores(task, ready, result)
         if task.teaches:
-            save_safetensors(result.best, weights_file(folder, task.configuration, task.key), metadata={})
+            state = result.best if task.keeps == "best" else result.last
+            save_safetensors(state, weights_file(folder, task.configuration, task.key), metadata={})
     except TrainingDiverged as error:
-        told |= {"failed": str(error), "seconds": busy.wall and time.monotonic() - busy.wall}
+        told |= {"failed": str(error), "seconds": time.monotonic() - busy.wall}
     machine = environment.describe() | {"others_busy": environment.others_busy(busy)}
     return told | {"warnings": listener.warnings, "machine": machine}
 
