@@ -134,8 +134,8 @@ def _recipe(plan: Plan) -> str:
     recipe = plan.training
     views = " and ".join(plan.data.augment) or "none"
     origin = (
-        "It is the same for all and tuned for none alone. Five other sizes were tried before, with the labels, kd and a "
-        "few more, and their test accuracies seen; this one was taken because it ends in half an hour."
+        "It is the same for all and tuned for none alone. Five other sizes were tried before, with the labels, kd and "
+        "a few more, and their test accuracies seen; this one was taken because it ends in half an hour."
     )
     if plan.recipe != "small":
         origin = "It is that of the papers"
