@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillery.report import LatencyReport
 from distillery.spec import JobSpec, LatencySpec
 
-Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
+Status = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "crashed", "cancelled"})
 PhaseName = Literal[
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring"
@@ -17,8 +17,9 @@ PHASES: tuple[PhaseName, ...] = (
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
-    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "progress", "cancel_requested",
-    "requeued", "succeeded", "failed", "crashed", "cancelled",
+    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "progress", "edited",
+    "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
+    "succeeded", "failed", "crashed", "cancelled",
 ]  # fmt: skip
 T = TypeVar("T")
 
@@ -58,10 +59,22 @@ class Attempt(View):
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str | None = None
-    """`succeeded`, `failed`, `cancelled`, `preempted` (saved, released), `crashed` or `lost` (lease over)."""
+    """`succeeded`, `failed`, `cancelled`, `paused`, `preempted` (saved, released), `halted` (out of memory, diverged, disk
+    full: goes on differently), `crashed`, `frozen` (killed by the watchdog) or `lost` (lease over)."""
     exit_code: int | None = None
     first_step: int | None = None
     last_step: int | None = None
+    refused_writes: int = 0
+    """Writes that came after the attempt had lost the job, and changed nothing."""
+
+
+class Adjustments(View):
+    """How later attempts run differently, because of what earlier ones met."""
+
+    micro_batches: int = 1
+    """Parts in which a batch goes through the networks, its gradients summed: 2, 4 or 8 after memory ran out."""
+    rate_halved: tuple[str, ...] = ()
+    """Runs, such as `training`, that diverged and went on from their last checkpoint at half the learning rate."""
 
 
 class JobError(View):
@@ -127,6 +140,10 @@ class Job(View):
     checkpoint_id: str | None = None
     student_model_id: str | None = None
     """The delivered student, usable as `teacher.model` of a later job."""
+    adjustments: Adjustments = Adjustments()
+    retry_of: str | None = None
+    """The job from whose last checkpoint this one goes on."""
+    cloned_from: str | None = None
     error: JobError | None = None
     usage: Usage = Usage()
     created_at: datetime

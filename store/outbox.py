@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 
 from store.tables import JobRow, OutboxEntry, has_status, now_seconds
 
-Kind = Literal["hint", "delete"]
+Kind = Literal["hint", "delete", "webhook"]
 VISIBLE_AGAIN_SECONDS = 30.0
 """A row that was handed out and neither done nor put off is handed out again after this long."""
 
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """One thing to do. `payload` is {job_id, queue} for a hint, {key} for a file to delete."""
+    """One thing to do. `payload`: {job_id, queue} of a hint, {key} of a file to delete, {delivery_id} of a webhook."""
 
     id: int
     kind: str
@@ -75,6 +75,11 @@ def forget_hints(session: Session, job_id: str) -> None:
 def delete_file(session: Session, key: str) -> None:
     """Have an object of the artifact store deleted after the commit."""
     _write(session, "delete", {"key": key}, job_id=None)
+
+
+def deliver(session: Session, delivery_id: str, *, wait_seconds: float = 0.0) -> None:
+    """Have a webhook message sent."""
+    _write(session, "webhook", {"delivery_id": delivery_id}, job_id=None, wait_seconds=wait_seconds)
 
 
 def _write(

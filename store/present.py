@@ -48,6 +48,9 @@ def job(row: JobRow, *, attempts: Sequence[AttemptRow], position: int | None, no
         metrics=row.latest_metrics,
         checkpoint_id=row.checkpoint_id,
         student_model_id=row.student_model_id,
+        adjustments=views.Adjustments.model_validate(row.adjustments),
+        retry_of=row.retry_of,
+        cloned_from=row.cloned_from,
         error=_error(row),
         usage=_usage(row, now=now),
         created_at=moment(row.created_at),
@@ -109,6 +112,7 @@ def _attempt(row: AttemptRow) -> views.Attempt:
         exit_code=row.exit_code,
         first_step=row.first_step,
         last_step=row.last_step,
+        refused_writes=row.refused_writes,
     )
 
 

@@ -29,7 +29,8 @@ CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-LIVE = ("running", "cancelling")
+LIVE = ("running", "pausing", "cancelling")
+"""A worker holds the job."""
 _Json = JSON(none_as_null=True)
 _Id = String(30)
 _Key = String(1024)
@@ -109,6 +110,13 @@ class JobRow(Stored):
     checkpoint_id: Mapped[str | None] = mapped_column(_Id)
     student_model_id: Mapped[str | None] = mapped_column(_Id)
     error: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    edition: Mapped[int] = mapped_column(Integer, server_default="1")
+    """Of what a user may change: one more at every change."""
+    adjustments: Mapped[dict[str, Any]] = mapped_column(_Json, server_default="{}")
+    """See `distillery.views.Adjustments`."""
+    retry_of: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="SET NULL"))
+    """The job whose checkpoints this one goes on from while it has none of its own."""
+    cloned_from: Mapped[str | None] = mapped_column(_Id)
     last_seq: Mapped[int] = mapped_column(Integer, default=0)
     """Number of the latest event: taken under the row's lock, so there are no gaps."""
 
@@ -123,17 +131,19 @@ class JobRow(Stored):
     __table_args__ = (
         CheckConstraint("kind IN ('distillation', 'latency')", name="kind"),
         CheckConstraint(
-            "status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'crashed', 'cancelled')",
+            "status IN ('queued', 'running', 'pausing', 'paused', 'cancelling', 'succeeded', 'failed', 'crashed', "
+            "'cancelled')",
             name="status",
         ),
         # A live job without a lease would never be reaped: NULL < now() is not true.
         CheckConstraint(
-            "status NOT IN ('running', 'cancelling') OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "status NOT IN ('running', 'pausing', 'cancelling') OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
             name="lease",
         ),
         CheckConstraint("(kind = 'latency') = (subject_id IS NOT NULL)", name="subject"),
         Index("ix_jobs_newest", "created_at", "id"),
         Index("ix_jobs_subject_id", "subject_id"),
+        Index("ix_jobs_retry_of", "retry_of"),
     )
 
 
@@ -168,6 +178,8 @@ class AttemptRow(Stored):
     exit_code: Mapped[int | None] = mapped_column(Integer)
     first_step: Mapped[int | None] = mapped_column(BigInteger)
     last_step: Mapped[int | None] = mapped_column(BigInteger)
+    refused_writes: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Writes that came after the attempt had lost the job."""
 
 
 class EventRow(Stored):
@@ -267,7 +279,7 @@ class BenchmarkRow(Stored):
 
 
 class OutboxEntry(Stored):
-    """Something to be done outside the database because of what was committed: a hint to send, a file to delete."""
+    """Something to be done outside the database because of what was committed: a hint, a file to delete, a webhook."""
 
     __tablename__ = "outbox"
 
@@ -280,7 +292,76 @@ class OutboxEntry(Stored):
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (
-        CheckConstraint("kind IN ('hint', 'delete')", name="kind"),
+        CheckConstraint("kind IN ('hint', 'delete', 'webhook')", name="kind"),
         Index("ix_outbox_due", "kind", "next_try_at"),
         Index("ix_outbox_job_id", "job_id"),
+    )
+
+
+class IdempotencyRow(Stored):
+    """The answer that a request with an `Idempotency-Key` was given; written in the transaction of what it did."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(_Sha256)
+    """Of method, path and body."""
+    status: Mapped[int] = mapped_column(Integer)
+    location: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+
+class WebhookRow(Stored):
+    """An endpoint that is told what becomes of jobs."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    url: Mapped[str] = mapped_column(String(2048))
+    scope: Mapped[str] = mapped_column(String(10))
+    """`all` jobs, or only those that `named` it in their spec."""
+    types: Mapped[list[str]] = mapped_column(_Json)
+    """The event types it is told of."""
+    secret: Mapped[str] = mapped_column(String(120))
+    previous_secret: Mapped[str | None] = mapped_column(String(120))
+    """Signs too, until `previous_until`: the receiver changes keys without losing a message."""
+    previous_until: Mapped[float | None] = mapped_column(Double)
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+    """Not null: nothing more is sent."""
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (
+        CheckConstraint("scope IN ('all', 'named')", name="scope"),
+        Index("ix_webhooks_newest", "created_at", "id"),
+        Index("ix_webhooks_url", "url"),
+    )
+
+
+class DeliveryRow(Stored):
+    """One message to one endpoint, and every try to bring it there. While it waits, the outbox holds a row for it."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    """The message's id, the same on each try."""
+    webhook_id: Mapped[str] = mapped_column(_Id, ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    seq: Mapped[int] = mapped_column(Integer)
+    """Of the event it tells of."""
+    type: Mapped[str] = mapped_column(String(40))
+    body: Mapped[str] = mapped_column(Text)
+    """As signed and sent."""
+    status: Mapped[str] = mapped_column(String(10))
+    tries: Mapped[list[dict[str, Any]]] = mapped_column(_Json)
+    """Each with at, seconds, status_code and error."""
+    created_at: Mapped[float] = mapped_column(Double)
+    ended_at: Mapped[float | None] = mapped_column(Double)
+
+    __table_args__ = (
+        CheckConstraint("status IN ('waiting', 'delivered', 'failed')", name="status"),
+        Index("ix_deliveries_webhook_id", "webhook_id", "created_at", "id"),
+        Index("ix_deliveries_job_id", "job_id"),
     )

@@ -175,6 +175,7 @@ _INDECISIVE: Any = {
     "name": True,
     "labels": True,
     "resources": True,
+    "notify": True,
     "provenance": True,
     "latency": True,
     "export": True,

@@ -19,6 +19,10 @@ EXIT_SAVED = 75
 """Asked to stop by SIGTERM: the last checkpoint is saved and told, another attempt may go on from it."""
 
 
+EXIT_HALTED = 76
+"""Said in a `Halted` message: another attempt, run differently or later, may well succeed."""
+
+
 class Line(BaseModel):
     """Frozen and closed."""
 
@@ -115,7 +119,17 @@ class Failed(Line):
     error: JobError
 
 
-Message = Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Finished | Failed
+class Halted(Line):
+    """This attempt cannot go on, but the next may: with smaller batches, at half the rate, or once there is space."""
+
+    kind: Literal["halted"] = "halted"
+    reason: Literal["out_of_memory", "diverged", "disk_full"]
+    detail: str
+    run: str = ""
+    """The run, such as `training`, in which it happened; of `diverged`, the one to go on at half the rate."""
+
+
+Message = Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Finished | Failed | Halted
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 

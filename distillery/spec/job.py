@@ -28,6 +28,14 @@ class Resources(Frozen):
     queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "default"
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     """Higher is claimed first; equal ones in the order of submission."""
+    max_seconds: Annotated[float, Field(ge=1, le=31_536_000)] | None = None
+    """Running time of all attempts together after which the job saves, stops and fails; None sets no limit."""
+
+
+class Notify(Frozen):
+    """Whom to tell of this job: an endpoint registered with `POST /v1/webhooks`."""
+
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
 
 
 class Provenance(Frozen):
@@ -63,6 +71,8 @@ class JobSpec(Frozen):
     latency: LatencySpec | None = LatencySpec()
     """What to time at the end of the job; null times nothing."""
     resources: Resources = Resources()
+    notify: Annotated[tuple[Notify, ...], Field(max_length=10)] = ()
+    """Registered webhook endpoints that are told what becomes of this job."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
     """Free key-value pairs to find jobs by."""
     provenance: Provenance = Provenance()
