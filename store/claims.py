@@ -8,7 +8,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from distillery.spec import JobSpec, LatencySpec
-from distillery.views import PhaseName
+from distillery.views import Adjustments, PhaseName
 from store import outbox
 from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, now_seconds
 from store.transitions import FRESH, Happening, record, storable
@@ -42,7 +42,12 @@ class Claim:
     subject_id: str | None
     """The job that a latency measurement is about."""
     checkpoints: tuple[CheckpointRef, ...]
-    """To go on from, newest first; the older ones for when the newest is damaged."""
+    """To go on from, newest first; the older ones for when the newest is damaged. Those of the job that this one
+    retries come last."""
+    adjustments: Adjustments
+    """How this attempt runs differently from the spec, because of what earlier ones met."""
+    seconds_left: float | None
+    """Of the running time that the spec allows; None without a limit."""
 
 
 def claim(
@@ -60,6 +65,9 @@ def claim(
     first = waiting.order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id).limit(1)
     taken = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
     resumed_at = select(CheckpointRow.step).where(CheckpointRow.id == JobRow.checkpoint_id).scalar_subquery()
+    retried_at = (
+        select(func.max(CheckpointRow.step)).where(CheckpointRow.job_id == JobRow.retry_of).correlate(JobRow)
+    ).scalar_subquery()
     statement = (
         update(JobRow)
         .where(JobRow.id == taken, has_status("queued"))
@@ -69,7 +77,7 @@ def claim(
             attempt=JobRow.attempt + 1,
             owner=storable(worker, limit=255),
             lease_expires_at=now_seconds() + lease_seconds,
-            step=func.coalesce(resumed_at, 0),
+            step=func.coalesce(resumed_at, retried_at, 0),
             started_at=func.coalesce(JobRow.started_at, now_seconds()),
             queued_seconds=JobRow.queued_seconds + (now_seconds() - JobRow.since),
             since=now_seconds(),
@@ -91,14 +99,18 @@ def _begun(session: Session, row: JobRow) -> Claim:
     record(session, row, Happening("started", f"Attempt {row.attempt} started on {row.owner}.", data))
     outbox.forget_hints(session, row.id)
     measured = session.get(BenchmarkRow, row.id) if row.kind == "latency" else None
+    spec = JobSpec.model_validate(row.resolved)
+    limit = spec.resources.max_seconds if row.kind == "distillation" else None
     return Claim(
         id=row.id,
         kind=cast(Kind, row.kind),
         attempt=row.attempt,
-        spec=JobSpec.model_validate(row.resolved),
+        spec=spec,
         latency=LatencySpec.model_validate(measured.spec) if measured else None,
         subject_id=row.subject_id,
-        checkpoints=_checkpoints(session, row.id),
+        checkpoints=_checkpoints(session, row.id) + (_checkpoints(session, row.retry_of) if row.retry_of else ()),
+        adjustments=Adjustments.model_validate(row.adjustments),
+        seconds_left=None if limit is None else limit - row.running_seconds,
     )
 
 

@@ -1,7 +1,7 @@
 """How an attempt ends: by its worker's word, by its worker's death, or by the reaper's when there is no word at all."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from distillery.errors import Fenced, WrongState
 from distillery.ids import new_id
 from distillery.report import LatencyReport
-from distillery.views import JobError
+from distillery.views import Adjustments, JobError
 from store import models as kept
 from store import outbox
 from store.claims import Claim
@@ -71,49 +71,144 @@ def cancelled(session: Session, claim: Claim) -> None:
         Fenced: the attempt no longer owns the job.
         WrongState: nobody asked for it.
     """
-    row = lock(session, claim.id)
-    if row is not None and row.attempt == claim.attempt and row.status == "running":
-        raise WrongState(f"{claim.id} is running and nobody asked to cancel it.")
-    _end(session, claim, "cancelled", _CANCELLED, guard=has_status("cancelling"))
+    if (status := held(session, claim).status) != "cancelling":
+        raise WrongState(f"{claim.id} is {status} and nobody asked to cancel it.")
+    _end(session, claim, "cancelled", _CANCELLED)
 
 
 _CANCELLED = Happening("cancelled", "Cancelled while running.")
 
 
+def paused(session: Session, claim: Claim) -> None:
+    """Set the job aside as it was asked for: it waits for its user, and goes on from its last checkpoint.
+
+    A job that is to be cancelled by now is cancelled instead.
+
+    Raises:
+        Fenced: the attempt no longer owns the job.
+        WrongState: nobody asked for it.
+    """
+    row = held(session, claim)
+    if row.status == "cancelling":
+        _end(session, claim, "cancelled", _CANCELLED)
+        return
+    if row.status != "pausing":
+        raise WrongState(f"{claim.id} is {row.status} and nobody asked to pause it.")
+    _set_aside(session, row)
+
+
+def _set_aside(
+    session: Session, row: JobRow, *, outcome: str = "paused", values: Mapping[str, Any] | None = None
+) -> None:
+    reason = "Paused. Resume it, and it goes on from its last checkpoint."
+    changed = off_the_worker() | {"status": "paused", "status_reason": reason} | dict(values or {})
+    happening = Happening("paused", reason, {"step": row.step})
+    after = change(session, row.id, guard=owned(row.attempt), values=changed, happening=happening)
+    assert after is not None, "The row was locked by this transaction, yet it changed."  # noqa: S101 - ours to keep
+    end_attempt(session, after, outcome=outcome)
+
+
+def halt(
+    session: Session,
+    claim: Claim,
+    *,
+    reason: str,
+    detail: str,
+    adjustments: Adjustments,
+    wait_seconds: float,
+    exit_code: int | None = None,
+) -> None:
+    """Queue the job again: this attempt could not go on as it was, but the next one may, run differently or later.
+
+    `reason` is `out_of_memory`, `diverged` or `disk_full`; none of them counts as a crash. A job that is being paused
+    or cancelled is paused or cancelled instead.
+
+    Raises:
+        Fenced: the attempt no longer owns the job.
+    """
+    row = held(session, claim)
+    changed = {"adjustments": adjustments.model_dump(mode="json")}
+    if row.status == "cancelling":
+        _end(session, claim, "cancelled", _CANCELLED)
+        return
+    if row.status == "pausing":
+        _set_aside(session, row, outcome="halted", values=changed)
+        return
+    data = {"reason": reason, "exit_code": exit_code, "wait_seconds": wait_seconds, **changed["adjustments"]}
+    values = _queued(detail, wait_seconds=wait_seconds) | changed
+    _requeue(session, row, values=values, happening=Happening("requeued", detail, data), outcome="halted")
+    outbox.hint(session, row.id, queue=row.queue, wait_seconds=wait_seconds)
+
+
+def _requeue(session: Session, row: JobRow, *, values: Mapping[str, Any], happening: Happening, outcome: str) -> None:
+    after = change(session, row.id, guard=owned(row.attempt), values=values, happening=happening)
+    assert after is not None, "The row was locked by this transaction, yet it changed."  # noqa: S101 - ours to keep
+    end_attempt(session, after, outcome=outcome, exit_code=happening.data.get("exit_code"))
+
+
+def held(session: Session, claim: Claim) -> JobRow:
+    """The job, locked against every other writer until the transaction ends.
+
+    Raises:
+        Fenced: the attempt no longer owns the job.
+    """
+    row = lock(session, claim.id, guard=owned(claim.attempt))
+    if row is None:
+        raise fenced(claim)
+    return row
+
+
+def refused(session: Session, claim: Claim) -> None:
+    """Count, for the record, a write of this attempt that was refused because it no longer owned the job."""
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.job_id == claim.id, AttemptRow.attempt == claim.attempt)
+        .values(refused_writes=AttemptRow.refused_writes + 1)
+    )
+
+
 def release(session: Session, claim: Claim) -> None:
     """Give the job back because the worker has to go: it waits again and goes on from its last checkpoint.
 
-    Counts as a preemption, never as a crash. A job that is being cancelled is cancelled instead.
+    Counts as a preemption, never as a crash. A job that is being paused or cancelled is paused or cancelled instead.
 
     Raises:
         Fenced: the attempt no longer owns the job.
     """
-    row = lock(session, claim.id)
-    if row is not None and row.status == "cancelling":
+    row = held(session, claim)
+    if row.status == "cancelling":
         _end(session, claim, "cancelled", _CANCELLED)
+        return
+    if row.status == "pausing":
+        _set_aside(session, row)
         return
     reason = "The worker had to stop; the job waits to go on from its last checkpoint."
     values = _queued(reason) | {"preemptions": JobRow.preemptions + 1}
-    row = change(session, claim.id, guard=owned(claim.attempt), values=values, happening=Happening("requeued", reason))
-    if row is None:
-        raise fenced(claim)
-    end_attempt(session, row, outcome="preempted")
+    happening = Happening("requeued", reason, {"reason": "preempted"})
+    _requeue(session, row, values=values, happening=happening, outcome="preempted")
     outbox.hint(session, row.id, queue=row.queue)
 
 
-def crash(session: Session, claim: Claim, *, exit_code: int | None, detail: str, lease: LeaseConfig) -> None:
+def crash(
+    session: Session,
+    claim: Claim,
+    *,
+    exit_code: int | None,
+    detail: str,
+    lease: LeaseConfig,
+    outcome: Literal["crashed", "frozen"] = "crashed",
+) -> None:
     """Record that the trainer died without a word: try again after a while, or end the job when that gets nowhere.
 
-    A job that is being cancelled is cancelled instead.
+    A job that is being cancelled is cancelled instead, one that is being paused is paused.
 
     Raises:
         Fenced: the attempt no longer owns the job.
     """
-    row = lock(session, claim.id)
-    if row is None or row.attempt != claim.attempt or row.status not in LIVE:
-        raise fenced(claim)
-    how = f"The trainer died ({f'exit code {exit_code}' if exit_code is not None else 'no exit code'}): {detail}"
-    _lost(session, row, guard=owned(row.attempt), lease=lease, outcome="crashed", exit_code=exit_code, how=how)
+    row = held(session, claim)
+    died = f"The trainer died ({f'exit code {exit_code}' if exit_code is not None else 'no exit code'}): {detail}"
+    how = detail if outcome == "frozen" else died
+    _lost(session, row, guard=owned(row.attempt), lease=lease, outcome=outcome, exit_code=exit_code, how=how)
 
 
 def reap(session: Session, *, lease: LeaseConfig) -> list[str]:
@@ -147,14 +242,13 @@ def _end(
     status: str,
     happening: Happening,
     *,
-    guard: ColumnElement[bool] | None = None,
     exit_code: int | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> None:
     row = change(
         session,
         claim.id,
-        guard=owned(claim.attempt) if guard is None else owned(claim.attempt) & guard,
+        guard=owned(claim.attempt),
         values=_ended(status, happening.message) | dict(values or {}),
         happening=happening,
     )
@@ -182,7 +276,7 @@ def _lost(
     exit_code: int | None,
     how: str,
 ) -> None:
-    """What follows when a worker is gone: cancelled, queued again after a while, or crashed for good."""
+    """What follows when a worker is gone: cancelled, crashed for good, paused, or queued again after a while."""
     further = row.step > row.furthest_crash_step
     stalled = 1 if further else row.stalled_crashes + 1
     counted = {
@@ -196,11 +290,14 @@ def _lost(
     elif stalled >= lease.max_stalled_crashes:
         error = _kept_crashing(stalled, step=row.step, how=how)
         values = _ended("crashed", error.detail) | {"error": error.model_dump(mode="json")}
-        happening = Happening("crashed", error.detail, {"exit_code": exit_code})
+        happening = Happening("crashed", error.detail, {"reason": outcome, "exit_code": exit_code})
+    elif row.status == "pausing":
+        _set_aside(session, row, outcome=outcome, values=counted)
+        return
     else:
         reason = f"{how} The job goes on from its last checkpoint in {wait:g} s."
         values = _queued(reason, wait_seconds=wait)
-        happening = Happening("requeued", reason, {"exit_code": exit_code, "wait_seconds": wait})
+        happening = Happening("requeued", reason, {"reason": outcome, "exit_code": exit_code, "wait_seconds": wait})
     after = change(session, row.id, guard=guard, values=values | counted, happening=happening)
     assert after is not None, "The row was locked by this transaction, yet it changed."  # noqa: S101 - ours to keep
     end_attempt(session, after, outcome=outcome, exit_code=exit_code)

@@ -8,7 +8,7 @@ the very word that was said again.
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
@@ -19,15 +19,20 @@ from distillery.views import EventType, PhaseName, Progress
 from store import outbox
 from store.claims import CheckpointRef, Claim, claim
 from store.db import upsert
-from store.endings import cancelled, crash, fail, fenced, outcome, reap, release, succeed
+from store.endings import cancelled, crash, fail, fenced, halt, held, outcome, paused, reap, refused, release, succeed
 from store.models import ModelFacts
 from store.tables import ArtifactRow, CheckpointRow, JobRow, MetricRow, now_seconds
-from store.transitions import Happening, change, lock, owned
+from store.transitions import Happening, change, owned
 
 __all__ = [
-    "CheckpointRef", "Claim", "ModelFacts", "artifact", "beat", "cancelled", "checkpoint", "claim", "crash", "event",
-    "fail", "metrics", "outcome", "phase", "reap", "release", "resolved", "succeed",
+    "CheckpointRef", "Claim", "ModelFacts", "Wish", "artifact", "beat", "cancelled", "checkpoint", "claim", "crash",
+    "event", "fail", "halt", "metrics", "outcome", "paused", "phase", "reap", "refused", "release", "resolved",
+    "succeed",
 ]  # fmt: skip
+
+Wish = Literal["go on", "pause", "cancel"]
+"""What the user wants of a job that runs."""
+_WISHES: Mapping[str, Wish] = {"running": "go on", "pausing": "pause", "cancelling": "cancel"}
 
 
 def beat(
@@ -37,8 +42,8 @@ def beat(
     lease_seconds: float,
     step: int | None = None,
     progress: Progress | None = None,
-) -> bool:
-    """Renew the lease and tell how far the job is; answers whether a cancel was asked for. Never changes the attempt.
+) -> Wish:
+    """Renew the lease and tell how far the job is; answers what its user wants. Never changes the attempt.
 
     A lease that is over but was not taken away yet is renewed too: the attempt keeps the data safe, not the lease.
 
@@ -54,7 +59,7 @@ def beat(
     status = session.scalar(statement.returning(JobRow.status), execution_options={"synchronize_session": False})
     if status is None:
         raise fenced(claim)
-    return bool(status == "cancelling")
+    return _WISHES[status]
 
 
 def event(
@@ -78,7 +83,7 @@ def phase(session: Session, claim: Claim, name: PhaseName) -> None:
     Raises:
         Fenced: the attempt no longer owns the job.
     """
-    row = _held(session, claim)
+    row = held(session, claim)
     entry = {"name": name, "attempt": claim.attempt, "started_at": session.scalar(select(now_seconds()))}
     _write(session, claim, {"phases": [*row.phases, entry]}, Happening("phase", f"Now {name}.", {"phase": name}))
 
@@ -124,11 +129,11 @@ def checkpoint(
     Raises:
         Fenced: the attempt no longer owns the job.
     """
-    held = _held(session, claim)
+    job = held(session, claim)
     before = _same_step(session, claim, step=step)
     id_ = before.id if before else new_id("ckp")
     happening = Happening("checkpoint", f"Saved at step {step}.", {"checkpoint_id": id_, "step": step, "phase": phase})
-    row = _write(session, claim, {"checkpoint_id": id_, "step": max(held.step, step)}, happening)
+    row = _write(session, claim, {"checkpoint_id": id_, "step": max(job.step, step)}, happening)
     stored = {
         "id": id_, "job_id": claim.id, "attempt": claim.attempt, "step": step, "seq": row.last_seq, "phase": phase,
         "key": key, "sha256": sha256, "size_bytes": size_bytes,
@@ -148,7 +153,7 @@ def artifact(
     Raises:
         Fenced: the attempt no longer owns the job.
     """
-    _held(session, claim)
+    held(session, claim)
     before = session.scalar(select(ArtifactRow.key).where(ArtifactRow.job_id == claim.id, ArtifactRow.name == name))
     data = {"name": name, "size_bytes": size_bytes, "sha256": sha256}
     _write(session, claim, {}, Happening("artifact", f"{name} is ready.", data))
@@ -159,14 +164,6 @@ def artifact(
     upsert(session, ArtifactRow, [stored], key=("job_id", "name"), stamp="created_at")
     if before is not None and before != key:
         outbox.delete_file(session, before)
-
-
-def _held(session: Session, claim: Claim) -> JobRow:
-    """The job, locked against every other writer until the transaction ends."""
-    row = lock(session, claim.id, guard=owned(claim.attempt))
-    if row is None:
-        raise fenced(claim)
-    return row
 
 
 def _write(session: Session, claim: Claim, values: Mapping[str, Any], happening: Happening | None = None) -> JobRow:

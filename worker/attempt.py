@@ -1,12 +1,13 @@
 """One attempt at one job, from the claim to its end: the single code path of Celery workers and the embedded one."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from distillery.errors import CorruptFile, DistilleryError, Fenced, InvalidRequest, NotFound, StorageFull, Unavailable
 from distillery.report import LatencyReport
@@ -16,18 +17,31 @@ from store.artifacts import Artifacts
 from store.config import LeaseConfig
 from store.db import Database
 from store.leases import Claim
-from worker import workplace
+from worker import remedies, workplace
 from worker.inputs import Inputs
-from worker.lease import Lease
-from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, Finished, job_error, parse
+from worker.lease import Lease, Silent
+from worker.messages import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_HALTED,
+    EXIT_SAVED,
+    Failed,
+    Finished,
+    Halted,
+    job_error,
+    parse,
+)
 from worker.process import Child, tail
 from worker.recorder import Recorder
+from worker.watchdog import Watchdog
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.1
 _GATHER_SECONDS = 0.1
 """What is told within this time is recorded at once: fewer transactions, and others come to SQLite's one lock."""
 _RETRY_SECONDS = 0.2
+_STACKS_SECONDS = 2.0
+"""For a frozen trainer to write where its threads stand, before it is killed."""
 _PATIENCE_SECONDS = 300.0
 """With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
 _LATENCY_FILES = {"latency.json": "application/json", "latency_samples.csv": "text/csv"}
@@ -115,6 +129,11 @@ class Attempt:
         self._stop = stop
         self._programs = programs
         self._child: Child | None = None
+        self._watchdog = Watchdog(stall_seconds=config.stall_seconds)
+        self._frozen = ""
+        """How it froze, once it has."""
+        left = claim.seconds_left
+        self._ends_at = math.inf if left is None else time.monotonic() + left
 
     def run(self, work_root: Path) -> None:
         """Never raises for what a job, a disk or a database can do: it is all recorded, or left to the reaper."""
@@ -122,8 +141,20 @@ class Attempt:
         try:
             with workplace.folder(work_root, claim_id=claim.id, attempt=claim.attempt) as folder:
                 self._work(folder)
+        except Fenced as error:
+            _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
+            self._count_the_refusal(error)
         except (DistilleryError, OSError) as error:
             _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
+
+    def _count_the_refusal(self, error: Fenced) -> None:
+        if isinstance(error, Silent):
+            return  # we stopped of our own accord, and nothing was refused
+        try:
+            with self._database.transaction() as session:
+                leases.refused(session, self._claim)
+        except DistilleryError as trouble:
+            _log.warning("%s: the refusal could not be counted. %s", self._claim.id, trouble)
 
     def _work(self, folder: Path) -> None:
         recorder = Recorder(self._claim, self._database, self._artifacts, self._lease, self._patiently)
@@ -135,7 +166,9 @@ class Attempt:
             raise
         except Exception as error:  # whatever went wrong here must not hold the job until its lease is over
             _log.exception("%s: attempt %d cannot go on.", self._claim.id, self._claim.attempt)
-            if self._stop.is_set():
+            if remedies.no_space(error):
+                self._halt(recorder, Halted(reason="disk_full", detail=_told(error)), exit_code=None)
+            elif self._stop.is_set():
                 recorder.write(lambda s: leases.release(s, self._claim))
             else:
                 self._crash(recorder, exit_code=None, detail=f"The worker could not go on: {_told(error)}")
@@ -160,7 +193,10 @@ class Attempt:
         try:
             while not child.ended:
                 self._attend()
-                recorder.record([parse(line) for line in child.read(timeout=_LOOK_SECONDS)])
+                messages = [parse(line) for line in child.read(timeout=_LOOK_SECONDS)]
+                self._watchdog.hear(messages)
+                recorder.record(messages)
+                self._watch(child)
                 time.sleep(0 if child.ended else _GATHER_SECONDS)
         except BaseException:
             child.kill()
@@ -169,8 +205,22 @@ class Attempt:
             exit_code = child.close()
         return exit_code
 
+    def _watch(self, child: Child) -> None:
+        """Have a frozen trainer write its stacks, and kill it."""
+        if (silent := self._watchdog.frozen_for()) is None or child.ended or self._frozen:
+            return
+        limit = self._watchdog.limit_seconds
+        self._frozen = f"The trainer froze: no word of it for {silent:.0f} s, where {limit:.0f} s are the most."
+        _log.warning("%s: attempt %d is killed. %s", self._claim.id, self._claim.attempt, self._frozen)
+        child.ask_for_stacks()
+        child.exits(within=_STACKS_SECONDS)
+        child.kill()
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() > self._ends_at
+
     def _must_leave(self) -> bool:
-        return self._stop.is_set() or self._lease.cancel_requested
+        return self._stop.is_set() or self._lease.wish != "go on" or self._out_of_time()
 
     def _attend(self) -> None:
         """Look after the lease and the wishes to stop. Raises Fenced."""
@@ -201,10 +251,17 @@ class Attempt:
         elif exit_code == EXIT_FINISHED and isinstance(recorder.verdict, Finished):
             done = recorder.verdict
             recorder.write(lambda s: leases.succeed(s, claim, summary=done.summary, models=done.models))
-        elif self._lease.cancel_requested:
+        elif self._lease.wish == "cancel":
             recorder.write(lambda s: leases.cancelled(s, claim))
         elif exit_code == EXIT_FAILED and (error := self._failure(recorder, log)):
             recorder.write(lambda s: leases.fail(s, claim, error=error, exit_code=exit_code))
+        elif exit_code == EXIT_HALTED and isinstance(recorder.verdict, Halted):
+            self._halt(recorder, recorder.verdict, exit_code=exit_code)
+        elif self._lease.wish == "pause":
+            recorder.write(lambda s: leases.paused(s, claim))
+        elif self._out_of_time() and not self._frozen:
+            over = remedies.time_limit(claim.spec.resources.max_seconds or 0.0)
+            recorder.write(lambda s: leases.fail(s, claim, error=over, exit_code=exit_code))
         elif self._stop.is_set() or exit_code == EXIT_SAVED:
             recorder.write(lambda s: leases.release(s, claim))
         else:
@@ -237,9 +294,32 @@ class Attempt:
         def crash(session: Any) -> None:
             # The exact step, so that a job which always dies at the same one is seen to get no further.
             self._lease.beat_in(session)
-            leases.crash(session, self._claim, exit_code=exit_code, detail=detail, lease=self._config)
+            outcome: Literal["frozen", "crashed"] = "frozen" if self._frozen else "crashed"
+            told = f"{self._frozen}\n{detail}" if self._frozen else detail
+            leases.crash(session, self._claim, exit_code=exit_code, detail=told, lease=self._config, outcome=outcome)
 
         recorder.write(crash)
+
+    def _halt(self, recorder: Recorder, halted: Halted, *, exit_code: int | None) -> None:
+        """Have the next attempt run differently, or later; or end the job when there is nothing left to try."""
+        claim = self._claim
+        after = remedies.remedy(halted, before=claim.adjustments, batch_size=claim.spec.training.batch_size)
+        if isinstance(after, JobError):
+            error = after
+            recorder.write(lambda s: leases.fail(s, claim, error=error, exit_code=exit_code))
+            return
+        adjusted, wait = after, self._config.space_wait_seconds if halted.reason == "disk_full" else 0.0
+        recorder.write(
+            lambda s: leases.halt(
+                s,
+                claim,
+                reason=halted.reason,
+                detail=remedies.told(halted, adjusted, wait_seconds=wait),
+                adjustments=adjusted,
+                wait_seconds=wait,
+                exit_code=exit_code,
+            )
+        )
 
     def _keep_log(self, log: Path, recorder: Recorder) -> None:
         if not log.exists():

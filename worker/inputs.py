@@ -57,6 +57,11 @@ class Inputs:
         given = [str(self._spec()), "--out", str(self.out), "--attempt", str(self.claim.attempt)]
         if checkpoint := self._checkpoint():
             given += ["--resume", str(checkpoint)]
+        adjusted = self.claim.adjustments
+        if adjusted.micro_batches > 1:
+            given += ["--micro-batches", str(adjusted.micro_batches)]
+        for run in adjusted.rate_halved:
+            given += ["--halve-rate", run]
         for place, teacher in enumerate(self._teachers()):
             if teacher is not None:
                 given += ["--teacher-weights", f"{place}={teacher}"]

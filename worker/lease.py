@@ -20,6 +20,10 @@ _FAREWELL_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
+class Silent(Fenced):
+    """The lease could not be renewed for so long that another attempt might own the job."""
+
+
 class Lease:
     """Renews the lease of `claim` for as long as the `with` block lasts.
 
@@ -40,7 +44,8 @@ class Lease:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.id}", daemon=True)
-        self.cancel_requested = False
+        self.wish: leases.Wish = "go on"
+        """What the job's user wants, as of the last beat."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -68,13 +73,13 @@ class Lease:
             raise self._fenced
         silent = time.monotonic() - self._renewed_at
         if silent > _TRUSTED_SHARE * self._config.lease_seconds:
-            raise Fenced(
+            raise Silent(
                 f"The lease of {self._claim.id} could not be renewed for {silent:.1f} s: another worker may go on "
                 f"with the job, so attempt {self._claim.attempt} stops."
             )
 
-    def beat_in(self, session: Any) -> bool:
-        """Renew within a transaction and tell the latest step; whether a cancel was asked for.
+    def beat_in(self, session: Any) -> leases.Wish:
+        """Renew within a transaction and tell the latest step; what the job's user wants.
 
         Raises:
             Fenced: another attempt owns the job.
@@ -94,7 +99,7 @@ class Lease:
         began = time.monotonic()
         try:
             with self._database.transaction() as session:
-                cancel = self.beat_in(session)
+                wish = self.beat_in(session)
         except Unavailable as error:
             _log.warning("The lease of %s was not renewed: %s", self._claim.id, error)
             self._wake.set()
@@ -102,4 +107,4 @@ class Lease:
             self._fenced = error
         else:
             self._renewed_at = began
-            self.cancel_requested = self.cancel_requested or cancel
+            self.wish = wish

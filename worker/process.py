@@ -94,7 +94,7 @@ class Child:
                 lines.append(line)
                 line = self._lines.get_nowait()
         except queue.Empty:
-            if not lines and self._has_exited(within=0):
+            if not lines and self.exits(within=0):
                 self._signal_group()  # a grandchild that still holds the pipe would keep us waiting
         else:
             self.ended = True
@@ -112,6 +112,13 @@ class Child:
         """Whether it was asked to stop and its time to do so is over."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
+    def ask_for_stacks(self) -> None:
+        """Have the leader write the stacks of its threads to the log, which works in a deadlock, and wake it if it is
+        stopped."""
+        if self._process.returncode is None:
+            signal.pidfd_send_signal(self._exited, signal.SIGUSR1)
+            signal.pidfd_send_signal(self._exited, signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL to the whole group."""
         self._signal_group()
@@ -121,7 +128,7 @@ class Child:
         if self._process.returncode is None:
             # A leader without a pipe has nothing more to do; one that was not read to the end is not wanted any more.
             if self.ended:
-                self._has_exited(within=_EXIT_SECONDS)
+                self.exits(within=_EXIT_SECONDS)
             self._signal_group()
             self._process.wait()
             os.close(self._exited)
@@ -142,7 +149,8 @@ class Child:
             with contextlib.suppress(queue.Empty):
                 self.ended = self._lines.get(timeout=0.1) is None
 
-    def _has_exited(self, *, within: float) -> bool:
+    def exits(self, *, within: float) -> bool:
+        """Whether it has ended, or does within so many seconds."""
         return bool(select.select([self._exited], [], [], within)[0])
 
     def _signal_group(self) -> None:

@@ -21,6 +21,7 @@ from worker.messages import (
     Delivered,
     Failed,
     Finished,
+    Halted,
     Measured,
     Message,
     PhaseBegan,
@@ -47,7 +48,7 @@ class Recorder:
     artifacts: Artifacts
     lease: Lease
     patiently: Patience
-    verdict: Finished | Failed | None = None
+    verdict: Finished | Failed | Halted | None = None
 
     def write(self, action: Callable[[Any], T]) -> T:
         """Run `action` with a session, in a transaction of its own, as soon as the database answers."""
@@ -96,7 +97,7 @@ class Recorder:
                 self.artifact(Path(message.path), name=message.name, media_type=message.media_type)
             case Warned():
                 self._warn(message.message, **message.data)
-            case Finished() | Failed():
+            case Finished() | Failed() | Halted():
                 self.verdict = message
 
     def artifact(self, path: Path, *, name: str, media_type: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distillery.errors import Fenced
-from distillery.views import JobError, Progress
+from distillery.views import Adjustments, JobError, Progress
 from store import leases
 
 SHA = "cd" * 32
@@ -29,6 +29,10 @@ VERBS: dict[str, Callable[[Any, Any, Any], None]] = {
     "succeed": lambda shop, claim, lease: shop.do(leases.succeed, claim, summary="late", models=()),
     "fail": lambda shop, claim, lease: shop.do(leases.fail, claim, error=ERROR, exit_code=1),
     "cancelled": lambda shop, claim, lease: shop.do(leases.cancelled, claim),
+    "paused": lambda shop, claim, lease: shop.do(leases.paused, claim),
+    "halt": lambda shop, claim, lease: shop.do(
+        leases.halt, claim, reason="disk_full", detail="late", adjustments=Adjustments(), wait_seconds=0
+    ),
     "release": lambda shop, claim, lease: shop.do(leases.release, claim),
     "crash": lambda shop, claim, lease: shop.do(leases.crash, claim, exit_code=-9, detail="late", lease=lease),
 }
@@ -89,4 +93,4 @@ def test_every_verb_is_tried() -> None:
         for name in leases.__all__
         if inspect.isfunction(found := getattr(leases, name)) and "claim" in inspect.signature(found).parameters
     }
-    assert taking_a_claim - {"outcome"} == set(VERBS)  # `outcome` reads only
+    assert taking_a_claim - {"outcome", "refused"} == set(VERBS)  # one reads only, one counts what was refused

@@ -45,13 +45,20 @@ class Service:
         self.artifacts = Artifacts(str(self.folder / "artifacts"))
         self.work_root = self.folder / "working"
 
-    def spec(self, *, teacher: dict[str, Any] | None = None, priority: int = 50, **labels: str) -> specs.JobSpec:
+    def spec(
+        self,
+        *,
+        teacher: dict[str, Any] | None = None,
+        priority: int = 50,
+        max_seconds: float | None = None,
+        **labels: str,
+    ) -> specs.JobSpec:
         return specs.parse(
             {
                 "dataset": {"name": "digits"},
                 "teacher": teacher or {"architecture": "seed_teacher", "train": {"epochs": 1}},
                 "student": {"architecture": "seed_student"},
-                "resources": {"priority": priority},
+                "resources": {"priority": priority, "max_seconds": max_seconds},
                 "labels": {"trace": str(self.trace), "steps": "20", **labels},
             }
         )
@@ -72,6 +79,11 @@ class Service:
     def cancel(self, job_id: str) -> None:
         with self.database.transaction() as session:
             jobs.request_cancel(session, job_id)
+
+    def ask(self, verb: Callable[..., Any], job_id: str) -> None:
+        """What a user asks of a job, such as `jobs.pause`."""
+        with self.database.transaction() as session:
+            verb(session, job_id)
 
     def reap(self) -> list[str]:
         with self.database.transaction() as session:
@@ -137,6 +149,8 @@ class Service:
             "DISTILLERY_REAPER_SECONDS": str(self.lease.reaper_seconds),
             "DISTILLERY_SAVE_BUDGET_SECONDS": str(self.lease.save_budget_seconds),
             "DISTILLERY_BACKOFF_SECONDS": ",".join(map(str, self.lease.backoff_seconds)),
+            "DISTILLERY_STALL_SECONDS": str(self.lease.stall_seconds),
+            "DISTILLERY_SPACE_WAIT_SECONDS": str(self.lease.space_wait_seconds),
         }
         environment.pop("DISTILLERY_REDIS_URL", None)
         if self.redis_url:

@@ -5,11 +5,13 @@ tell it what to do: `steps`, `every` (steps between checkpoints), `pace` (second
 gets a line for each step taken), `deaf` (it ignores SIGTERM),
 `ballast` (bytes added to each checkpoint) and `ending`, with `at` the step at which it happens:
 `killed`, `raise`, `fail`, `leave` (exit code 0 without a word), `grandchild` (leaves a process that holds the pipe),
-`hold` (takes no further step until the file `go` lies beside the trace, or SIGTERM comes). `once` limits the ending to
-the first attempt; `steps_later` is for the attempts after it.
+`hold` (takes no further step until the file `go` lies beside the trace, or SIGTERM comes), `freeze` (never says a word
+again), `halt` (goes with the words that `reason` and `run` hold, unless it was told to run differently). `once` limits
+the ending to the first attempt; `steps_later` is for the attempts after it.
 """
 
 import argparse
+import faulthandler
 import hashlib
 import json
 import os
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 EXIT_SAVED = 75
+EXIT_HALTED = 76
 
 
 class TinyTrainer:
@@ -41,6 +44,7 @@ class TinyTrainer:
     def run(self) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         signal.signal(signal.SIGTERM, lambda *_: self.labels.get("deaf") or self.stop.set())
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
         print(f"attempt {self.options.attempt} begins", flush=True)
         self.tell("resolved", spec=self.spec)
         self.tell("phase", phase="training")
@@ -86,15 +90,31 @@ class TinyTrainer:
                 sys.exit(1)
             case "leave":
                 sys.exit(0)
+            case "freeze":
+                threading.Event().wait()
+            case "halt":
+                self.halt()
             case "hold":
-                go = Path(self.labels["trace"]).with_name("go")
-                while not go.exists() and not self.stop.wait(0.02):
-                    pass
+                self.hold()
             case "grandchild":
-                code = "import time; time.sleep(600)"
-                keep = (self.options.events_fd,)
-                child = subprocess.Popen([sys.executable, "-c", code], pass_fds=keep)
-                self.tell("warning", message="a grandchild holds the pipe", data={"pid": child.pid})
+                self.leave_a_grandchild()
+
+    def hold(self) -> None:
+        go = Path(self.labels["trace"]).with_name("go")
+        while not go.exists() and not self.stop.wait(0.02):
+            pass
+
+    def leave_a_grandchild(self) -> None:
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], pass_fds=(self.options.events_fd,))
+        self.tell("warning", message="a grandchild holds the pipe", data={"pid": child.pid})
+
+    def halt(self) -> None:
+        parted = self.options.micro_batches >= int(self.labels.get("needs_parts", "2"))
+        if not parted and self.labels["run"] not in self.options.halve_rate:
+            told = {"reason": self.labels["reason"], "run": self.labels["run"]}
+            self.tell("halted", detail=f"The tiny trainer halted at step {self.step}.", **told)
+            sys.exit(EXIT_HALTED)
 
     def save(self) -> None:
         folder = self.options.out / "checkpoints"
@@ -133,6 +153,8 @@ def main() -> int:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--teacher-weights", action="append", default=[])
+    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--halve-rate", action="append", default=[])
     parser.add_argument("--events-fd", type=int, required=True)
     return TinyTrainer(parser.parse_args()).run()
 
