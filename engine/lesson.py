@@ -1,7 +1,7 @@
 """Who is trained, on what: the one thing that strategies give to the loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,8 @@ class Lesson(ABC):
         """Trained and delivered: images [B, C, H, W] to logits [B, K]."""
         self.objective = objective
         """Trained or remembered along with it, saved, and never delivered: adapters, banks, generators."""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called now and then in the middle of long work in `batches`; the loop tells by it that the run goes on."""
 
     def prepare(self, device: torch.device) -> torch.memory_format:
         """Bring everything to its device and layout; gives the layout of the images."""

@@ -13,12 +13,14 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from distillery.errors import InvalidRequest, TrainingDiverged
+from distillery.errors import InvalidRequest
 from distillery.spec.training import Training
+from engine import micro_batches as micro
 from engine import optim
 from engine.data.dataset import Dataset, Split
 from engine.data.views import Batch
 from engine.evaluate import accuracy, predict
+from engine.guard import Guard, spoilt
 from engine.lesson import Lesson
 from engine.loop_state import History, LoopState
 from engine.pace import Clock
@@ -99,6 +101,8 @@ class _Run:
     precision: Precision
     steps_per_epoch: int
     rate: optim.Rate
+    guard: Guard
+    micro_batches: int
 
 
 def train(
@@ -109,19 +113,23 @@ def train(
     augment: tuple[str, ...],
     observer: Observer,
     resume: dict[str, Any] | None = None,
+    micro_batches: int = 1,
 ) -> Trained:
     """Train the lesson's network in place on the training split and choose the best epoch on the validation split.
 
-    `resume` is a state that an observer was handed by a run with the same arguments.
+    `resume` is a state that an observer was handed by a run with the same arguments; save that its learning rate may
+    have been another, and the number of `micro_batches`, the parts in which a batch goes through the networks.
 
     Raises:
-        TrainingDiverged: the loss or the weights stopped being finite; such a state is never handed out.
+        distillery.errors.TrainingDiverged: the weights stopped being finite, or the loss or gradient of more steps
+            than `engine.guard` leaves out; no such state is ever handed out.
         Stopped: the observer asked for it and has been handed the state.
     """
     state = _fresh_state(lesson, recipe=recipe)
     if resume is not None:
         state.load_state_dict(resume)
     steps_per_epoch = lesson.batch_count(dataset, recipe)
+    rate = optim.schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs)
     run = _Run(
         lesson=lesson,
         state=state,
@@ -131,10 +139,16 @@ def train(
         observer=observer,
         precision=resolve_precision(recipe.precision, state.device),
         steps_per_epoch=steps_per_epoch,
-        rate=optim.schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs),
+        rate=rate,
+        guard=Guard(state, recipe=recipe, rate=rate, steps_per_epoch=steps_per_epoch, warn=observer.warning),
+        micro_batches=micro_batches,
     )
+    run.guard.resumed()
     clock = Clock(state, save_seconds=recipe.checkpoint_every.seconds, tell=partial(_progress, run))
+    lesson.meanwhile = partial(clock.count, 0)
     clock.tell()
+    if micro_batches > 1:
+        observer.warning(micro.notice(lesson, parts=micro_batches))
     while state.epoch < recipe.epochs:
         _learn_epoch(run, clock=clock)
         _examine(run, clock=clock)
@@ -184,7 +198,8 @@ def _learn_epoch(run: _Run, *, clock: Clock) -> None:
             _log(run, step.shares)
         if logged:
             _log(run, {**_window_means(run), "lr": step.rate, "grad_norm": float(step.norm)})
-        clock.count(len(batch.labels))
+        if clock.count(len(batch.labels)):
+            run.guard.check_budget()
         if run.observer.stop_requested():
             _stop(run, clock=clock)
         if clock.save_due() and not ends_epoch:
@@ -202,28 +217,43 @@ class _Step:
 
 
 def _learn(run: _Run, batch: Batch, *, wants_norm: bool, wants_shares: bool) -> _Step:
-    """One step of the optimizer."""
-    state, lesson, optimizer = run.state, run.lesson, run.state.optimizer
+    """One step of the optimizer, which leaves everything as it is where the loss or the gradient is not finite."""
+    state, optimizer = run.state, run.state.optimizer
     rate = run.recipe.optimizer.lr * run.rate(state.step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with autocast(state.device, precision=run.precision):
-        answers = lesson.forward(batch)
-    terms, weights = lesson.terms(answers, batch), lesson.weights(state.epoch)
+    optimizer.zero_grad(set_to_none=True)
+    parts = micro.parted(batch, parts=run.micro_batches)
+    first, *rest = parts
+    row, shares = _gathered(run, first, share=len(first.labels) / len(batch.labels), wants_shares=wants_shares)
+    for part in rest:
+        row += _gathered(run, part, share=len(part.labels) / len(batch.labels), wants_shares=False)[0]
+    skip = spoilt(state, row)
+    norm = _clip(state.learners, largest=run.recipe.clip_grad_norm, wants_norm=wants_norm)
+    optim.step(optimizer, skip=skip)
+    state.step += 1
+    state.batch += 1
+    # Kept on the device: reading a value here would make the device wait for the host at every step.
+    state.window.append(row)
+    return _Step(rate, norm, shares)
+
+
+def _gathered(run: _Run, part: Batch, *, share: float, wants_shares: bool) -> tuple[Tensor, Mapping[str, float]]:
+    """Add the gradient of a part of the batch, which counts `share`; gives its loss and terms, weighed by that, and
+    how its terms share the gradient. Nothing else of it is held when the next part comes.
+    """
+    lesson, weights = run.lesson, run.lesson.weights(run.state.epoch)
+    with autocast(run.state.device, precision=run.precision):
+        answers = lesson.forward(part)
+    terms = lesson.terms(answers, part)
     weighted = {name: weights[name] * value for name, value in terms.items()}
     loss = torch.stack(list(weighted.values())).sum()
     counting = {name: value for name, value in weighted.items() if weights[name] > 0}
     shares = gradient_shares(counting, lesson=lesson) if wants_shares else {}
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    norm = _clip(state.learners, largest=run.recipe.clip_grad_norm, wants_norm=wants_norm)
-    optimizer.step()
-    state.step += 1
-    state.batch += 1
-    # Kept on the device: reading a value here would make the device wait for the host at every step.
-    state.columns = ("loss", *terms)
-    state.window.append(torch.stack([loss.detach(), *(value.detach() for value in terms.values())]))
-    return _Step(rate, norm, shares)
+    torch.autograd.backward(loss if share == 1 else share * loss)
+    run.state.columns = ("loss", *terms)
+    row = torch.stack([loss.detach(), *(value.detach() for value in terms.values())])
+    return row if share == 1 else share * row, shares
 
 
 def _views(run: _Run) -> Iterator[Batch]:
@@ -249,12 +279,17 @@ def _clip(learners: list[list[nn.Parameter]], *, largest: float | None, wants_no
 
 
 def _window_means(run: _Run) -> dict[str, float]:
-    """Mean loss and terms, raw and weighted, over the steps since the last logged one; the window starts anew."""
-    state, weights = run.state, run.lesson.weights(run.state.epoch)
-    _require_finite_losses(run)
-    means = dict(zip(state.columns, torch.stack(state.window).double().mean(dim=0).tolist(), strict=True))
-    state.window = []
-    values = {"loss": means.pop("loss")}
+    """Mean loss and terms, raw and weighted, over the steps since the last logged one; the window starts anew.
+
+    Steps that were left out do not count; where there were any, their number in the whole run is told.
+    """
+    state, weights, known = run.state, run.lesson.weights(run.state.epoch), run.state.skipped
+    rows = run.guard.take_window()
+    values = {} if state.skipped == known else {"skipped_steps": float(len(state.skipped))}
+    if rows is None:
+        return values
+    means = dict(zip(state.columns, rows.mean(dim=0).tolist(), strict=True))
+    values["loss"] = means.pop("loss")
     for name, mean in means.items():
         values[f"loss/{name}"] = mean
         values[f"weighted/{name}"] = weights[name] * mean
@@ -262,9 +297,11 @@ def _window_means(run: _Run) -> dict[str, float]:
 
 
 def _log(run: _Run, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
+    """Tell and remember what is finite: the gradient of a step that was left out has no norm."""
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    for name, value in finite.items():
         run.state.history.setdefault(name, []).append((run.state.step, value))
-    run.observer.metrics(run.state.step, dict(values))
+    run.observer.metrics(run.state.step, finite)
 
 
 def _progress(run: _Run, images_per_second: float | None) -> None:
@@ -280,7 +317,7 @@ def _progress(run: _Run, images_per_second: float | None) -> None:
 def _examine(run: _Run, *, clock: Clock) -> None:
     """The end of an epoch: validation, the best weights so far, and a word about terms that taught nothing."""
     state, lesson = run.state, run.lesson
-    _require_finite_weights(run)
+    run.guard.check_weights()
     values = {}
     if lesson.chooses_best:
         state.last_validation = values["validation/accuracy"] = _validate(run, lesson.network, clock=clock)
@@ -303,10 +340,12 @@ def _examine(run: _Run, *, clock: Clock) -> None:
 def _validate(run: _Run, network: nn.Module, *, clock: Clock) -> float:
     """Accuracy on the validation split, in float32; between portions the observer may stop the run."""
     split, answers = run.dataset.validation, []
-    for start in range(0, len(split), VALIDATION_IMAGES):
+    portion = max(1, VALIDATION_IMAGES // run.micro_batches)
+    for start in range(0, len(split), portion):
+        clock.pause()
         if run.observer.stop_requested():
             _stop(run, clock=clock)
-        rows = slice(start, start + VALIDATION_IMAGES)
+        rows = slice(start, start + portion)
         logits = predict(
             network,
             Split(split.images[rows], split.labels[rows], split.ids[rows]),
@@ -326,38 +365,11 @@ def _stop(run: _Run, *, clock: Clock) -> NoReturn:
 
 def _save(run: _Run, *, clock: Clock) -> None:
     """Hand the state to the observer, unless it is spoilt."""
-    _require_finite_losses(run)
-    _require_finite_weights(run)
+    run.guard.check_budget()
+    run.guard.check_weights()
     clock.lap()
     run.observer.checkpoint(run.state.state_dict())
     clock.saved()
-
-
-def _require_finite_losses(run: _Run) -> None:
-    state = run.state
-    if not state.window:
-        return
-    finite = torch.stack(state.window).isfinite().all(dim=1).tolist()
-    if not all(finite):
-        raise _diverged(run, step=state.step - len(finite) + 1 + finite.index(False), what="the loss")
-
-
-def _require_finite_weights(run: _Run) -> None:
-    state_dicts = [run.state.network.state_dict(), run.state.objective.state_dict()]
-    tensors = [each for part in state_dicts for each in part.values() if isinstance(each, Tensor)]
-    flags = [each.isfinite().all() for each in tensors if each.is_floating_point()]
-    if not bool(torch.stack(flags).all()):
-        raise _diverged(run, step=run.state.step, what="a weight")
-
-
-def _diverged(run: _Run, *, step: int, what: str) -> TrainingDiverged:
-    epoch = (step - 1) // run.steps_per_epoch + 1
-    return TrainingDiverged(
-        f"Training diverged: {what} was not finite at step {step} (epoch {epoch} of {run.recipe.epochs}), "
-        f"at a learning rate of {run.recipe.optimizer.lr * run.rate(step - 1):.3g}.",
-        hint="Lower training.optimizer.lr, add training.schedule.warmup_epochs, or set training.clip_grad_norm.",
-        pointer="/training/optimizer/lr",
-    )
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

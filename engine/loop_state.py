@@ -37,6 +37,12 @@ class LoopState:
     last_validation: float | None = None
     warned: tuple[str, ...] = ()
     """Terms of which the user has been told that they teach nothing."""
+    skipped: tuple[int, ...] = ()
+    """The steps that were left out because something in them was not finite, as far as the user has been told."""
+    pardoned: int = 0
+    """Steps up to this one are not held against the run: its learning rate was lowered after it."""
+    learning_rate: float | None = None
+    """That of the recipe; None in states that were saved before it was kept."""
     images: int = 0
     training_seconds: float = 0.0
     seconds: float = 0.0
@@ -45,7 +51,7 @@ class LoopState:
         """Plain data and the live tensors, to be written before training goes on."""
         on_cuda = self.device.type == "cuda"
         return {
-            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: getattr(self, name) for name in (*_PLAIN, *_LATER)},
             **{name: getattr(self, name).state_dict() for name in _STATEFUL},
             "window": torch.stack(self.window) if self.window else None,
             "history": {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.history.items()},
@@ -57,6 +63,8 @@ class LoopState:
         """Take up the run exactly where `saved` left it, the random generators of the process included."""
         for name in _PLAIN:
             setattr(self, name, saved[name])
+        for name in _LATER:
+            setattr(self, name, saved.get(name, getattr(self, name)))
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(saved[name])
         self.window = [] if saved["window"] is None else list(saved["window"].to(self.device))
@@ -73,3 +81,5 @@ _PLAIN = (
     *("step", "epoch", "batch", "columns", "images", "training_seconds", "seconds"),
     *("best", "best_epoch", "best_validation", "last_validation", "warned"),
 )
+_LATER = ("skipped", "pardoned", "learning_rate")
+"""Not in the states that were saved before steps could be left out."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distillery.spec.training import AdamW, CosineSchedule, Schedule, Sgd, StepSchedule
 
@@ -28,6 +28,21 @@ def optimizer(spec: Sgd | AdamW, parameters: Iterable[nn.Parameter]) -> torch.op
         nesterov=spec.nesterov,
         fused=True,
     )
+
+
+def step(optimizer: torch.optim.Optimizer, *, skip: Tensor) -> None:
+    """One step along the gradients, or none if `skip`, a float32 scalar, is 1.0: no weight, momentum or count changes.
+
+    The fused kernels decide that on the device, as for mixed precision, so that the host need not wait for it.
+    """
+    first = not optimizer.state
+    optimizer.found_inf = skip  # type: ignore[attr-defined]  # torch reads it, and declares it nowhere
+    optimizer.step()
+    if first:
+        # SGD writes the first gradient into fresh memory. Left out, the step leaves there what the memory held before.
+        for state in optimizer.state.values():
+            if (momentum := state.get("momentum_buffer")) is not None:
+                momentum.masked_fill_(skip.bool(), 0.0)
 
 
 def schedule(spec: Schedule, *, steps_per_epoch: int, epochs: int) -> Rate:

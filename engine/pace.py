@@ -11,13 +11,15 @@ PROGRESS_SECONDS = 1.0
 class Clock:
     """Adds up the seconds of a run in its state, and says when something is due.
 
-    `tell` is called about once a second with the images per second since it was called last (None before the first).
+    `tell` is called about once a second with the images per second of training since it was called last, or, where
+    nothing was trained in between, those it was told last (None before the first).
     """
 
     def __init__(self, state: LoopState, *, save_seconds: float, tell: Callable[[float | None], None]) -> None:
         self._state, self._save_seconds, self._tell = state, save_seconds, tell
         self._lap_began = self._last_told = self._last_saved = time.monotonic()
         self._recent_images, self._recent_seconds = 0, 0.0
+        self._speed: float | None = None
         self.start_epoch()
 
     def start_epoch(self) -> None:
@@ -32,19 +34,31 @@ class Clock:
         self._state.seconds += seconds
         return seconds
 
-    def count(self, images: int) -> None:
-        """A step over so many images is done; tell about it when the time has come."""
+    def count(self, images: int) -> bool:
+        """A step over so many images is done; tell about it when the time has come. Whether it had."""
         state, seconds = self._state, self.lap()
         state.images += images
         state.training_seconds += seconds
         self._recent_images += images
         self._recent_seconds += seconds
-        if self._lap_began - self._last_told >= PROGRESS_SECONDS:
+        return self._tell_if_due()
+
+    def pause(self) -> None:
+        """What was done since the last call was no step; tell that the run goes on when the time has come."""
+        self.lap()
+        self._tell_if_due()
+
+    def _tell_if_due(self) -> bool:
+        due = self._lap_began - self._last_told >= PROGRESS_SECONDS
+        if due:
             self.tell()
+        return due
 
     def tell(self) -> None:
         """Tell how fast the run goes, now."""
-        self._tell(self._recent_images / self._recent_seconds if self._recent_seconds else None)
+        if self._recent_seconds:
+            self._speed = self._recent_images / self._recent_seconds
+        self._tell(self._speed)
         self._recent_images, self._recent_seconds = 0, 0.0
         self.lap()
         self._last_told = self._lap_began

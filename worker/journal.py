@@ -50,7 +50,8 @@ class Journal:
 
     def warn(self, message: str, **data: Any) -> None:
         """Tell the user of something that does not stop the job; it also stands in the report."""
-        self.warnings.append(message)
+        if message not in self.warnings:  # an attempt before this one may have told it too
+            self.warnings.append(message)
         self.teller.tell(Warned(message=message, data=data))
 
     def deliver(self, path: Path, *, media_type: str) -> None:
@@ -92,6 +93,7 @@ class Journal:
             "run": run,
             "finished": {name: _plain(trained) for name, trained in self.finished.items()},
             "loop": loop,
+            "warnings": list(self.warnings),
         }
         sha256, size = checkpoint.save(state, path)
         self.teller.tell(Saved(path=str(path), step=step, phase=self.phase, sha256=sha256, size_bytes=size))
@@ -110,6 +112,8 @@ class Journal:
             raise CorruptFile(f"{path.name} is a checkpoint of another job spec.")
         self.finished = {name: Trained(**plain) for name, plain in state["finished"].items()}
         self._loop, self._loop_run = state["loop"], state["run"]
+        earlier = state.get("warnings", [])
+        self.warnings = [*earlier, *(each for each in self.warnings if each not in earlier)]
 
     def _prune(self) -> None:
         if self.keep_files is None:

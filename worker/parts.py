@@ -85,7 +85,9 @@ class Part:
 def answers(ready: Ready, network: nn.Module) -> Tensor:
     """Logits [N, K] for the test split."""
     data = ready.dataset
-    return evaluate.predict(network, data.test, mean=data.mean, std=data.std, device=ready.device)
+    return evaluate.predict(
+        network, data.test, mean=data.mean, std=data.std, device=ready.device, batch_size=ready.portion
+    )
 
 
 def collect(ready: Ready, cast: Cast, *, journal: Journal) -> dict[str, Part]:

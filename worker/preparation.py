@@ -32,8 +32,10 @@ _REHEARSED = 4
 """Images of the rehearsed batch: enough for every term that compares samples."""
 
 
-def prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Path]) -> Ready:
+def prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Path], micro_batches: int = 1) -> Ready:
     """Settle what the spec leaves open, and refuse what cannot work.
+
+    `micro_batches` are the parts in which batches will go through the networks.
 
     Raises:
         distillery.errors.DistilleryError: the spec, the data, the device or the teachers are at fault.
@@ -64,7 +66,7 @@ def prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Pa
     journal.spec = resolved
     journal.teller.tell(Resolved(spec=resolved))
     networks = tuple(each.network.to(device) if each else None for each in given)
-    ready = Ready(resolved, dataset.to(device), device, precision, networks)
+    ready = Ready(resolved, dataset.to(device), device, precision, networks, micro_batches=micro_batches)
     _check_networks(ready)
     return ready
 
@@ -180,6 +182,8 @@ def check_teacher(ready: Ready, teacher: nn.Module, spec: TeacherSpec) -> None:
         return
     data = ready.dataset
     teacher = teacher.to(ready.device)
-    logits = evaluate.predict(teacher, data.validation, mean=data.mean, std=data.std, device=ready.device)
+    logits = evaluate.predict(
+        teacher, data.validation, mean=data.mean, std=data.std, device=ready.device, batch_size=ready.portion
+    )
     accuracy = evaluate.accuracy(logits, data.validation.labels.cpu())
     preflight.teacher_floor(accuracy, classes=len(data.classes), minimum=spec.minimum_accuracy)

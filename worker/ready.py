@@ -14,6 +14,7 @@ from models import build
 
 _OTHER_DRAW = 2**32
 """Training seeds are smaller, so that a seed with a multiple of this added is none of theirs."""
+_PORTION = 256
 _LOOKED_AT = 8
 """Images on which layers are looked at before training."""
 
@@ -27,6 +28,15 @@ class Ready:
     device: torch.device
     precision: Precision
     teachers: tuple[nn.Module | None, ...]
+    halved: frozenset[str] = frozenset()
+    """The runs that are trained at half the learning rate of their recipe."""
+    micro_batches: int = 1
+    """Parts in which a batch goes through the networks, for want of memory."""
+
+    @property
+    def portion(self) -> int:
+        """Images that are answered at once where nothing is trained."""
+        return _PORTION // self.micro_batches
 
 
 def fresh(ready: Ready, architecture: str, *, run: int = 0, draw: int = 0) -> nn.Module:

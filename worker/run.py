@@ -3,7 +3,10 @@
     python -m worker.run job.yaml --out DIR
 
 Under a supervisor it is also given the attempt, a checkpoint to go on from, fetched teacher weights and a pipe for its
-messages. SIGTERM or SIGINT: a checkpoint is saved and told, and the exit code is 75.
+messages. SIGTERM or SIGINT: a checkpoint is saved and told, and the exit code is 75. Memory or space that ran out, and
+a run that diverged for the first time, are told as `Halted`, and the exit code is 76: the next attempt is given smaller
+parts of batches (`--micro-batches`), more space, or half the rate (`--halve-rate`). SIGUSR1: the stacks of all threads
+go to stderr.
 """
 
 import argparse
@@ -12,14 +15,18 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 
-from distillery.errors import DistilleryError, StorageFull
+from distillery.errors import DistilleryError
 from distillery.job_files import read
 from distillery.spec import parse, resolve
-from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, job_error
+from worker.halts import halt_of
+from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_HALTED, EXIT_SAVED, Failed, job_error
 from worker.telling import Console, Pipe, Teller
+
+MICRO_BATCHES = (1, 2, 4, 8)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,12 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     stop = _stop_on_signals()
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     teller: Teller = Pipe(options.events_fd) if options.events_fd is not None else Console()
     try:
         return _run(options, teller=teller, stop=stop)
-    except StorageFull:
-        raise  # a crash to the supervisor: another attempt may find room
-    except DistilleryError as error:
+    except Exception as error:
+        if halted := halt_of(error):
+            if not isinstance(error.__cause__ or error, DistilleryError):
+                traceback.print_exc()  # nobody foresaw where this could happen
+            teller.tell(halted)
+            return EXIT_HALTED
+        if not isinstance(error, DistilleryError):
+            raise
         teller.tell(Failed(error=job_error(error)))
         return EXIT_FAILED
 
@@ -57,7 +70,14 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
         stop_requested=stop.is_set,
     )
     try:
-        distil(spec, journal=journal, teacher_weights=dict(options.teacher_weights), resume=options.resume)
+        distil(
+            spec,
+            journal=journal,
+            teacher_weights=dict(options.teacher_weights),
+            resume=options.resume,
+            halved=frozenset(options.halve_rate),
+            micro_batches=options.micro_batches,
+        )
     except Stopped:
         sys.stderr.write("Asked to stop: what was learned so far is saved.\n")
         return EXIT_SAVED
@@ -97,6 +117,20 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="PLACE=FILE",
         help="safetensors fetched for the job or model of the teacher at that place of the spec, from 0",
+    )
+    parser.add_argument(
+        "--halve-rate",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="train this run, such as 'training', at half its learning rate, because it diverged; may be repeated",
+    )
+    parser.add_argument(
+        "--micro-batches",
+        type=int,
+        choices=MICRO_BATCHES,
+        default=1,
+        help="parts in which a batch goes through the networks, because memory ran out; their gradients add up",
     )
     parser.add_argument("--events-fd", type=int, help="file descriptor for messages to a supervisor")
     return parser.parse_args(arguments)

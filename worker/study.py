@@ -4,9 +4,11 @@ Every network is trained by the same loop. The test split is read in the phase `
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from distillery.errors import InvalidRequest, TrainingDiverged
 from distillery.spec import JobSpec
 from distillery.spec.methods import OnlineMethod
 from distillery.spec.training import TeacherTraining, Training
@@ -16,25 +18,46 @@ from engine.strategies.online import state_of
 from engine.teachers import state_sha256
 from worker import lessons
 from worker.closing import close
+from worker.halts import Halt, halt_of
 from worker.journal import Journal, PhaseObserver
 from worker.lessons import Known
+from worker.messages import Halted
 from worker.parts import Cast
 from worker.preparation import check_teacher, prepare
 from worker.ready import Ready, loaded, run_names, seed_of, teaching_runs
 
 
-def distil(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Path], resume: Path | None) -> None:
+def distil(
+    spec: JobSpec,
+    *,
+    journal: Journal,
+    teacher_weights: Mapping[int, Path],
+    resume: Path | None,
+    halved: frozenset[str] = frozenset(),
+    micro_batches: int = 1,
+) -> None:
     """Run every phase of the study and deliver its artifacts into the journal's folder.
 
-    `teacher_weights` are fetched files, by the teacher's place in the spec.
+    `teacher_weights` are fetched files, by the teacher's place in the spec. `halved` are the runs that are trained at
+    half their learning rate, and `micro_batches` the parts in which batches go through the networks: neither belongs
+    to the spec, and a checkpoint that was made without them is gone on from.
 
     Raises:
         distillery.errors.DistilleryError: the spec, the data or the numbers are at fault.
+        worker.halts.Halt: a run diverged that is not among `halved`, or memory or space ran out in it.
         engine.loop.Stopped: asked to leave; the last checkpoint is saved and told.
     """
-    ready = prepare(spec, journal=journal, teacher_weights=teacher_weights)
+    _check_names(spec, halved)
+    ready = prepare(spec, journal=journal, teacher_weights=teacher_weights, micro_batches=micro_batches)
+    ready = replace(ready, halved=halved)
     if resume is not None:
         journal.restore(resume)
+    for run in sorted(halved):
+        journal.warn(
+            f"The run {run} diverged at the learning rate of the recipe. It goes on from its last checkpoint at half "
+            f"that rate; so its result is not that of the recipe alone.",
+            run=run,
+        )
     teachers = [] if isinstance(ready.spec.method, OnlineMethod) else _teach(ready, journal=journal)
     assistants = _assist(ready, teachers, journal=journal)
     _distil_student(ready, assistants[-1:] or teachers, journal=journal)
@@ -43,6 +66,17 @@ def distil(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Pat
     if isinstance(ready.spec.method, OnlineMethod):
         teachers = _peers(ready, journal=journal)
     close(ready, Cast(teachers=tuple(teachers), assistants=tuple(assistants)), journal=journal)
+
+
+def _check_names(spec: JobSpec, halved: frozenset[str]) -> None:
+    assisting = (f"assisting{number}" for number in range(1, len(spec.assistants) + 1))
+    students = (name for phase in ("training", "baseline") for name in run_names(phase, spec.seeds))
+    known = (*teaching_runs(spec), *assisting, *students)
+    if unknown := sorted(halved - set(known)):
+        raise InvalidRequest(
+            f"The study has no run '{unknown[0]}' whose learning rate could be halved.",
+            hint=f"Its runs are {', '.join(known)}.",
+        )
 
 
 def _teach(ready: Ready, *, journal: Journal) -> list[Known]:
@@ -133,14 +167,38 @@ def _run(
     if run in journal.finished:
         return
     before = [state_sha256(each.network) for each in teachers]
-    trained = train(
-        lesson(),
-        dataset=ready.dataset,
-        recipe=recipe,
-        augment=ready.spec.dataset.augment,
-        observer=PhaseObserver(journal, run=run, recipe=recipe, place=among.index(run), runs=len(among)),
-        resume=journal.loop_state(run),
+    try:
+        trained = train(
+            lesson(),
+            dataset=ready.dataset,
+            recipe=_half(recipe) if run in ready.halved else recipe,
+            augment=ready.spec.dataset.augment,
+            observer=PhaseObserver(journal, run=run, recipe=recipe, place=among.index(run), runs=len(among)),
+            resume=journal.loop_state(run),
+            micro_batches=ready.micro_batches,
+        )
+        if before != [state_sha256(each.network) for each in teachers]:
+            raise AssertionError("A teacher's state changed while it taught.")
+        journal.finish(run, trained)
+    except TrainingDiverged as error:
+        raise _diverged(error, run=run, halved=run in ready.halved) from error
+    except Exception as error:
+        if halted := halt_of(error, run=run):
+            raise Halt(halted) from error
+        raise
+
+
+def _half(recipe: Training) -> Training:
+    optimizer = recipe.optimizer
+    return recipe.model_copy(update={"optimizer": optimizer.model_copy(update={"lr": optimizer.lr / 2})})
+
+
+def _diverged(error: TrainingDiverged, *, run: str, halved: bool) -> Halt | TrainingDiverged:
+    """Once, another attempt goes on from the last checkpoint at half the rate; the second time is the end."""
+    if not halved:
+        return Halt(Halted(reason="diverged", run=run, detail=f"In the run {run}: {error.detail}"))
+    return TrainingDiverged(
+        f"In the run {run}: {error.detail} Going on from the last checkpoint at half the learning rate did not help.",
+        hint=error.hint,
+        pointer=error.pointer,
     )
-    if before != [state_sha256(each.network) for each in teachers]:
-        raise AssertionError("A teacher's state changed while it taught.")
-    journal.finish(run, trained)

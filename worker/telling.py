@@ -10,6 +10,7 @@ from worker.messages import (
     Delivered,
     Failed,
     Finished,
+    Halted,
     Measured,
     Message,
     PhaseBegan,
@@ -48,11 +49,16 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._last_progress = 0.0
+        self._last_checkpoint = ""
 
     def tell(self, message: Message) -> None:
         """Print the message, or nothing when it is for machines only."""
+        if isinstance(message, Saved):
+            self._last_checkpoint = message.path
         if isinstance(message, Progressed):
             self._progress(message)
+        elif isinstance(message, Halted):
+            self._stream.write(f"halted: {message.detail}\n{self._way_on(message)}\n")
         elif text := _line_of(message):
             self._stream.write(f"{text}\n")
 
@@ -65,6 +71,17 @@ class Console:
         rate = f", {at.images_per_second:,.0f} images/s" if at.images_per_second else ""
         eta = f", {at.eta_seconds:,.0f} s left" if at.eta_seconds is not None else ""
         self._stream.write(f"  epoch {at.epoch}/{at.epochs}, step {at.step}/{at.total_steps}{rate}{eta}\n")
+
+    def _way_on(self, message: Halted) -> str:
+        """What a supervisor would do next, for a person to do."""
+        resume = f"--resume {self._last_checkpoint}" if self._last_checkpoint else ""
+        change = {
+            "diverged": f"--halve-rate {message.run}",
+            "out_of_memory": "--micro-batches 2 (then 4 and 8)",
+            "disk_full": "once there is space",
+        }[message.reason]
+        same = "and the --resume of this run, if it had one, " if not resume else ""
+        return f"Go on by running the same command again with {same}{' '.join(filter(None, (resume, change)))}."
 
 
 def _line_of(message: Message) -> str:

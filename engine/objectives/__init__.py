@@ -36,7 +36,8 @@ OBJECTIVES = (
     Review,
 )
 """Every term, in the order of the documentation. Each is made from its spec and a `Fitting` and has `name`,
-`needs_teacher`, `forward`, and, where it reads layers, `pairs`."""
+`needs_teacher`, `forward`, where it reads layers, `pairs`, and, where its value for a batch is no mean over the
+samples, `compares_samples`: such a term is another one for a batch in parts."""
 
 
 class OfEachTeacher(nn.Module):

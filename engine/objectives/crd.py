@@ -136,6 +136,7 @@ class Crd(nn.Module):
 
     name: ClassVar[str] = "crd"
     needs_teacher: ClassVar[bool] = True
+    compares_samples: ClassVar[bool] = True
     student_bank: Tensor
     teacher_bank: Tensor
     log_partitions: Tensor

@@ -80,6 +80,7 @@ class Dist(nn.Module):
 
     name: ClassVar[str] = "dist"
     needs_teacher: ClassVar[bool] = True
+    compares_samples: ClassVar[bool] = True
 
     def __init__(self, spec: DistTerm) -> None:
         super().__init__()

@@ -106,6 +106,7 @@ class Relational(nn.Module):
 
     name: ClassVar[str] = "relational"
     needs_teacher: ClassVar[bool] = True
+    compares_samples: ClassVar[bool] = True
 
     def __init__(self, spec: RelationalTerm, fitting: Fitting) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class Similarity(nn.Module):
 
     name: ClassVar[str] = "similarity"
     needs_teacher: ClassVar[bool] = True
+    compares_samples: ClassVar[bool] = True
 
     def __init__(self, spec: SimilarityTerm, fitting: Fitting) -> None:
         super().__init__()

@@ -97,6 +97,7 @@ class DataFree(Lesson):
             batch_size=recipe.batch_size,
             augment=augment,
             layout=layout,
+            meanwhile=self.meanwhile,
         )
         for images in self.objective.synthesiser.lecture(plan, teacher=self._teacher, student=self.network):
             nobody = torch.full((len(images),), NOBODY, device=images.device)

@@ -1,7 +1,7 @@
 """What must be known to make images up for a network that was trained on others: their form, and nothing of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,8 @@ class Lecture:
     batch_size: int
     augment: tuple[str, ...]
     layout: torch.memory_format
+    meanwhile: Callable[[], object] = lambda: None
+    """Called between the steps of work that goes before a batch."""
 
 
 def pixels(images: Tensor) -> Tensor:

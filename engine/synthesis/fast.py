@@ -8,7 +8,7 @@ for every batch, and the meta step as one of Adam at `synthesis_steps` times the
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -86,6 +86,7 @@ class FastSynthesiser(Synthesiser):
                 targets=targets.to(self.pool.device),
                 teacher=teacher,
                 against=against,
+                meanwhile=plan.meanwhile,
             )
         # Cut before they are joined: a view of more images than are kept would be saved with all of them.
         kept = self.pool[max(0, len(self.pool) + count - self._spec.pool) :]
@@ -94,7 +95,14 @@ class FastSynthesiser(Synthesiser):
         step_along(self.optimizer, ((meta, meta.detach() - end.detach()) for meta, end in pairs))
 
     def _fit(
-        self, tuned: nn.Module, latents: Tensor, *, targets: Tensor, teacher: LiveTeacher, against: nn.Module | None
+        self,
+        tuned: nn.Module,
+        latents: Tensor,
+        *,
+        targets: Tensor,
+        teacher: LiveTeacher,
+        against: nn.Module | None,
+        meanwhile: Callable[[], object],
     ) -> Tensor:
         """The inner loop, which trains `tuned` and `latents`; gives the images of its best step, [B, C, S, S]."""
         spec = self._spec
@@ -118,6 +126,7 @@ class FastSynthesiser(Synthesiser):
                 best, least = images.detach(), value
             heard = list(answer.moments)
             descend(optimizer, loss)
+            meanwhile()
         self._past = blended(heard, past=self._past)
         return best
 

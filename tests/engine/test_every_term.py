@@ -17,6 +17,7 @@ from engine.data.dataset import Dataset
 from engine.data.views import Batch, batches
 from engine.fitting import Fitting, Surveyed, survey
 from engine.loop import Stopped, train
+from engine.micro_batches import parted
 from engine.objectives import OBJECTIVES, build
 from engine.strategies.offline import Offline
 from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
@@ -104,6 +105,29 @@ def test_all_that_it_trains_is_optimised_clipped_saved_and_not_delivered(name, s
     assert saved.keys() == after.keys()
     assert all(torch.equal(saved[key], after[key]) for key in after if isinstance(after[key], Tensor))
     assert trained.best.keys() == network("resnet8", 0).state_dict().keys()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_its_gradient_is_that_of_the_batch_in_parts_unless_it_compares_samples(name, small_dataset):
+    """In evaluation mode, since batch normalisation compares samples too."""
+
+    def gradient(parts: int) -> Tensor:
+        made = lesson(name, small_dataset)
+        made.prepare(torch.device("cpu"))
+        made.network.eval()
+        made.objective.eval()
+        options = {"epoch": 0, "start_batch": 0, "augment": (), "layout": torch.channels_last}
+        batch = next(made.batches(small_dataset, RECIPE, **options))
+        for part in parted(batch, parts=parts):
+            value = made.terms(made.forward(part), part)[name] * len(part.labels) / len(batch.labels)
+            torch.autograd.backward(value)
+        found = [each.grad for group in made.learners() for each in group if each.grad is not None]
+        return torch.cat([each.flatten() for each in found])
+
+    whole, in_parts = gradient(1), gradient(4)
+    (kind,) = [each for each in OBJECTIVES if each.name == name]
+    close = torch.allclose(whole, in_parts, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    assert close != getattr(kind, "compares_samples", False)
 
 
 @pytest.mark.parametrize("name", TERMS)

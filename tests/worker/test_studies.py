@@ -123,6 +123,16 @@ def test_a_stopped_study_delivers_the_very_student_of_an_uninterrupted_one(name,
     assert report(parted).quality[0].top1 == report(whole).quality[0].top1
 
 
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("assistant", "seeds")])
+def test_every_strategy_learns_from_batches_in_parts(name, teacher, tmp_path):
+    """Whether the parts add up is tested with the loop; here, that nothing of a strategy needs the batch whole."""
+    job, told = study(name, teacher), Told()
+    distil(job, journal=Journal(tmp_path, told, job), teacher_weights={}, resume=None, micro_batches=2)
+    assert report(told).quality[0].top1.value > 0
+    runs = {message.data["run"] for message in told.of(Warned) if "in 2 parts" in message.message}
+    assert runs == {"training", "baseline"} - ({"baseline"} if "data_free" in str(job.method) else set())
+
+
 def test_online_delivers_the_teacher_too(teacher, digits, tmp_path):
     told = run(study("online", teacher), tmp_path)
     found = report(told)
