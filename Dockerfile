@@ -11,5 +11,4 @@ RUN .tool/bin/uv pip install --no-cache --python .venv/bin/python --no-deps --no
 USER distillery
 VOLUME /var/lib/distillery
 EXPOSE 8000
-CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", \
-     "--timeout-graceful-shutdown", "5", "--no-access-log"]
+CMD ["python", "-m", "app.serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -13,7 +13,10 @@ OPEN_PATHS = frozenset({"/livez", "/readyz"})
 
 
 class KeyCheck:
-    """Refuses every request without `Authorization: Bearer <key>`; with no key configured, lets all pass."""
+    """Refuses every request without `Authorization: Bearer <key>`; with no key configured, lets all pass.
+
+    Tells those behind it whose request it is: `state["key"]` is the key's digest.
+    """
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
         self._app = app
@@ -21,7 +24,10 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 without a single read."""
-        if scope["type"] != "http" or self._digest is None or scope["path"] in OPEN_PATHS or self._holds_key(scope):
+        if scope["type"] != "http" or self._digest is None or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        if self._holds_key(scope):
+            scope.setdefault("state", {})["key"] = self._digest.hex()
             return await self._app(scope, receive, send)
         refusal = problem(
             scope,

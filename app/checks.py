@@ -8,18 +8,19 @@ from app.layers import unknown_layers
 from distillery.errors import FieldProblem, InvalidSpec, UnknownName
 from distillery.spec import JobSpec
 from models import catalog
-from store import jobs
+from store import jobs, webhooks
 from store.db import Database
 
 
 def check(spec: JobSpec, database: Database) -> None:
-    """Refuse what cannot run: unknown architectures and layers, a teacher that is not there or is another network.
+    """Refuse what cannot run: unknown architectures, layers and receivers, a teacher that is not there or another.
 
     Raises:
         InvalidSpec: with a pointer and a hint for each fault.
         Unavailable: the database is out of reach.
     """
     problems = [*_networks(spec), *_foreign_weights(spec), *unknown_layers(spec), *_missing_teachers(spec, database)]
+    problems += _unknown_receivers(spec, database)
     if problems:
         raise InvalidSpec(problems)
 
@@ -60,3 +61,14 @@ def _missing_teachers(spec: JobSpec, database: Database) -> Sequence[FieldProble
     except InvalidSpec as error:
         return error.problems
     return ()
+
+
+def _unknown_receivers(spec: JobSpec, database: Database) -> Iterator[FieldProblem]:
+    if not spec.notify:
+        return
+    with database.read() as session:
+        hints = webhooks.unfit(session, {each.url for each in spec.notify})
+    for place, each in enumerate(spec.notify):
+        if each.url in hints:
+            detail = "No enabled webhook has this URL."
+            yield FieldProblem(f"/notify/{place}/url", "UNKNOWN_WEBHOOK", detail, hints[each.url])

@@ -26,6 +26,7 @@ STATUS: dict[type[DistilleryError], int] = {
     errors.UnsatisfiableRange: 416,
     errors.NotFound: 404,
     errors.WrongState: 409,
+    errors.Outdated: 412,
     errors.Fenced: 409,
     errors.StorageFull: 507,
     errors.Unavailable: 503,
@@ -42,6 +43,8 @@ _PLAIN: dict[int, tuple[str, str]] = {
     413: ("TOO_LARGE", "The body is too large"),
     415: ("UNSUPPORTED_MEDIA_TYPE", "The body is of a kind that is not read here"),
     422: ("INVALID_REQUEST", "The request cannot be accepted"),
+    429: ("TOO_MANY_REQUESTS", "Too many requests at once"),
+    431: ("HEAD_TOO_LARGE", "The head of the request is too large"),
     500: ("INTERNAL", "The service failed"),
 }
 """Code and title of what is refused before any of our own errors could be raised."""

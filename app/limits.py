@@ -7,12 +7,11 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.bounds import BODY_SECONDS
 from app.errors import problem
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 16
-BODY_SECONDS = 30.0
-"""A server would wait for the rest of a body for ever."""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 

@@ -1,6 +1,6 @@
-"""The API. Run it with `uvicorn --factory app.main:create_app --timeout-graceful-shutdown 5 --no-access-log`.
+"""The API. Run it with `python -m app.serve`, or let any other ASGI server call `create_app`.
 
-The deadline on shutdown matters: a live event stream would otherwise keep the server from ever stopping.
+Another server must bring deadlines of its own: those on heads, connections and unread answers belong to `app.serve`.
 """
 
 import os
@@ -13,26 +13,35 @@ from fastapi.routing import APIRoute
 
 from app import errors, openapi
 from app.auth import KeyCheck
+from app.bounds import Bounds
+from app.downloads import Presigning
 from app.limits import BodyLimits
 from app.log import json_log
 from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
-from app.routes import catalogues, events, files, health, jobs, latency, metrics, models
+from app.routes import catalogues, deeds, events, files, health, jobs, latency, metrics, models, webhooks
 from app.service import open_service
+from app.turns import Turns
 from store.config import StoreConfig
 
 ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (jobs, events, metrics, files, latency, models, catalogues, health, openapi)
+    module.router
+    for module in (jobs, deeds, events, metrics, files, latency, models, webhooks, catalogues, health, openapi)
 )
 
 
-def create_app(config: StoreConfig | None = None, *, api_key: str | None = None) -> FastAPI:
-    """The application; what is left out comes from the environment (DISTILLERY_API_KEY and those of `StoreConfig`).
+def create_app(
+    config: StoreConfig | None = None, *, api_key: str | None = None, bounds: Bounds | None = None
+) -> FastAPI:
+    """The application; what is left out comes from the environment.
+
+    That is DISTILLERY_API_KEY, and the variables of `StoreConfig`, `Bounds` and `Presigning`.
 
     Raises:
         InvalidRequest: the environment lacks an address, or holds one that cannot be used.
     """
     config = config or StoreConfig.from_environment()
+    bounds = bounds or Bounds.from_environment()
     app = FastAPI(
         title="Distillery",
         version=version("distillery"),
@@ -43,17 +52,19 @@ def create_app(config: StoreConfig | None = None, *, api_key: str | None = None)
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
         dependencies=[Depends(known_query_only)],
-        responses=errors.documented(401, 422, 500, 503),
+        responses=errors.documented(401, 422, 429, 500, 503),
     )
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
     openapi.install(app)
     app.state.config = config
+    app.state.presigning = Presigning.from_environment()
     app.state.routes = tuple(route for router in ROUTERS for route in router.routes)
     app.state.log, app.state.meter = json_log(), RequestMeter()
     # The last one added is the outermost.
-    app.add_middleware(BodyLimits)
+    app.add_middleware(BodyLimits, seconds=bounds.body_seconds)
+    app.add_middleware(Turns, bounds=bounds)
     app.add_middleware(KeyCheck, api_key=api_key or os.environ.get("DISTILLERY_API_KEY"))
     app.add_middleware(Observe, log=app.state.log, meter=app.state.meter)
     return app

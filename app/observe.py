@@ -34,6 +34,16 @@ class RequestMeter:
             ["method", "route"],
             registry=self.registry,
         )
+        self._cut = Counter(
+            "distillery_connections_cut",
+            "Connections closed against the client's will, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+
+    def cut(self, reason: str) -> None:
+        """Add one connection that was closed because its client was too slow, too silent or unreadable."""
+        self._cut.labels(reason).inc()
 
     def record(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Add one request."""

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ValidationError, WrapValidator
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 from starlette.exceptions import HTTPException
 
+from distillery.changes import JobChanges, RetryOptions
 from distillery.errors import InvalidRequest, InvalidSpec, NotFound
 from distillery.spec import JobSpec, LatencySpec
 from distillery.spec.frozen import nearest
@@ -30,6 +31,8 @@ def _told(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 SentSpec = Annotated[JobSpec, WrapValidator(_told), Body(description="What to distil.")]
+SentChanges = Annotated[JobChanges, WrapValidator(_told), Body(description="What to change.")]
+SentRetry = Annotated[RetryOptions, WrapValidator(_told), Body(description="What is to be different.")]
 SentLatencySpec = Annotated[LatencySpec, WrapValidator(_told), Body(description="What to measure.")]
 
 
@@ -60,6 +63,10 @@ CheckpointId = Annotated[
 ModelId = Annotated[str, _identifier("mdl", what="model"), _path(f"mdl_{_ID}", "The model's id.")]
 BenchmarkId = Annotated[
     str, _identifier("bmk", what="benchmark"), _path(f"bmk_{_ID}", "The id that the request for it was answered with.")
+]
+WebhookId = Annotated[str, _identifier("whk", what="webhook"), _path(f"whk_{_ID}", "The webhook's id.")]
+DeliveryId = Annotated[
+    str, _identifier("msg", what="delivery"), _path(f"msg_{_ID}", "The id of a message, as the list of them gives it.")
 ]
 ArtifactName = Annotated[
     str,

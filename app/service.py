@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from store.artifacts import Artifacts
-from store.config import StoreConfig
+from store.config import StoreConfig, WebhookConfig
 from store.db import Database
 
 
@@ -17,11 +17,17 @@ class Service:
     config: StoreConfig
     database: Database
     artifacts: Artifacts
+    webhooks: WebhookConfig
 
 
 def open_service(config: StoreConfig) -> Service:
-    """Open the stores of `config`; the database is not spoken to before the first request."""
-    return Service(config, Database(config.database_url), Artifacts(config.artifacts_url))
+    """Open the stores of `config`; the database is not spoken to before the first request.
+
+    Raises:
+        InvalidRequest: an address cannot be used, or the settings of webhooks in the environment cannot.
+    """
+    webhooks = WebhookConfig.from_environment()
+    return Service(config, Database(config.database_url), Artifacts(config.artifacts_url), webhooks)
 
 
 async def _of(request: Request) -> Service:

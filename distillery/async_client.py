@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from distillery import answers, calls
+from distillery import calls
 from distillery.calls import Call, JobFilters
 from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
 from distillery.download import OnProgress, Transfer, already_there, pick
@@ -31,6 +31,7 @@ from distillery.views import (
     Page,
     Validation,
 )
+from distillery.webhook_client import AsyncWebhooks
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class AsyncClient:
     ) -> None:
         self._service = Connection(base_url.rstrip("/"), api_key, timeouts)
         self._http = httpx.AsyncClient(transport=transport, **self._service.options)
+        self.webhooks = AsyncWebhooks(self._call)
+        """The endpoints that the service tells what becomes of jobs."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -186,7 +189,7 @@ class AsyncClient:
                 try:
                     await self._fetch(job_id, transfer=transfer, patience=patience)
                 except httpx.TransportError as error:
-                    await asyncio.sleep(patience.pause(answers.unreachable(error, server=self._service.server)))
+                    await asyncio.sleep(patience.pause(transfer.unreachable(error, server=self._service.server)))
                     continue
                 if (path := transfer.finish()) is not None:
                     return path

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from distillery import console
+from distillery import cli_webhooks, console
+from distillery.cli_options import SERVER as _SERVER
+from distillery.cli_options import AsJson, Server
+from distillery.cli_options import client as _client
 from distillery.errors import DistilleryError
 
 if TYPE_CHECKING:
@@ -44,23 +47,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Server = Annotated[
-    str, typer.Option("--server", "-s", envvar="DISTILLERY_SERVER", help="Address of the service.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+app.add_typer(cli_webhooks.app, name="webhooks")
+
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.", show_default=False)]
-_SERVER = "http://127.0.0.1:8000"
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _client(server: str) -> "Client":
-    from distillery.client import Client
-
-    return Client(server, api_key=os.environ.get("DISTILLERY_API_KEY") or None)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from distillery import answers, calls
+from distillery import calls
 from distillery.async_client import AsyncClient
 from distillery.calls import Call, JobFilters
 from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
@@ -41,6 +41,7 @@ from distillery.views import (
     Page,
     Validation,
 )
+from distillery.webhook_client import Webhooks
 
 __all__ = ["DEFAULT_SERVER", "AsyncClient", "Client", "Timeouts"]
 
@@ -60,6 +61,8 @@ class Client:
     ) -> None:
         self._service = Connection(base_url.rstrip("/"), api_key, timeouts)
         self._http = httpx.Client(transport=transport, **self._service.options)
+        self.webhooks = Webhooks(self._call)
+        """The endpoints that the service tells what becomes of jobs."""
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +199,7 @@ class Client:
                 try:
                     self._fetch(job_id, transfer=transfer, patience=patience)
                 except httpx.TransportError as error:
-                    time.sleep(patience.pause(answers.unreachable(error, server=self._service.server)))
+                    time.sleep(patience.pause(transfer.unreachable(error, server=self._service.server)))
                     continue
                 if (path := transfer.finish()) is not None:
                     return path

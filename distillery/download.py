@@ -12,13 +12,24 @@ from typing import BinaryIO, Self
 import httpx
 
 from distillery import answers
-from distillery.errors import CorruptFile, InvalidRequest, NotFound, StorageFull, WrongState
+from distillery.errors import (
+    CorruptFile,
+    InvalidRequest,
+    NotFound,
+    ServiceRefused,
+    StorageFull,
+    Unavailable,
+    WrongState,
+)
 from distillery.flows import RETRIED_STATUSES
 from distillery.views import Artifact
 
 OnProgress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes that there will be."""
 _READ_BYTES = 1 << 20
+_HINT_ON_STORES = (
+    "If it stays so, its operator can have the service send files itself: DISTILLERY_PRESIGNED_DOWNLOADS=0."
+)
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
 
@@ -88,15 +99,21 @@ class Transfer:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the next request: the rest of the file, if the service still has the same one."""
+        """Headers of the next request, for the rest of the file."""
         headers = {"Accept-Encoding": "identity"}  # bytes as they are stored, or their hash says nothing
         if self._here:
-            headers |= {"Range": f"bytes={self._here}-", "If-Range": f'"sha256-{self.artifact.sha256}"'}
+            # No If-Range: the service may send us to a store that has another ETag for the same bytes. See `begin`.
+            headers |= {"Range": f"bytes={self._here}-"}
         return headers
 
     def begin(self, response: httpx.Response) -> bool:
         """Look at the head of an answer; False when its body is an error to be read and given to `refuse`."""
         if response.status_code == _PARTIAL:
+            # What the service itself said of the file, also when the bytes come from where it sent us.
+            current = (*response.history, response)[0].headers.get("etag", "")
+            if current.startswith('"sha256-') and current != f'"sha256-{self.artifact.sha256}"':
+                self._restart()
+                raise httpx.RemoteProtocolError("the file has changed on the service")
             if response.headers.get("content-range", "").startswith(f"bytes {self._here}-"):
                 return True
             self._restart()
@@ -111,10 +128,25 @@ class Transfer:
         if response.status_code == _RANGE_NOT_SATISFIABLE and self._here:
             self._restart()
             raise httpx.RemoteProtocolError("the service has no such range")
-        refused = answers.refusal(response)
+        refused = _refusal_of_store(response) if response.history else answers.refusal(response)
         if response.status_code in RETRIED_STATUSES:
             raise httpx.RemoteProtocolError(refused.detail)
         raise refused
+
+    def unreachable(self, error: httpx.TransportError, *, server: str) -> Unavailable:
+        """What a failed exchange means: nobody at the service, or nobody where the service sent us."""
+        try:
+            asked = error.request.url
+        except RuntimeError:  # one of our own, raised over an answer that did come
+            return answers.unreachable(error, server=server)
+        own = httpx.URL(server)
+        if (asked.scheme, asked.host, asked.port) == (own.scheme, own.host, own.port):
+            return answers.unreachable(error, server=server)
+        return Unavailable(
+            f"The service sent this download to {asked.host}, and the connection there failed "
+            f"({str(error) or type(error).__name__}).",
+            hint=_HINT_ON_STORES,
+        )
 
     def write(self, block: bytes) -> bool:
         """Keep the next bytes; whether the file has never been so long before."""
@@ -176,6 +208,16 @@ class Transfer:
             f"There is no room for {self.target} ({self.artifact.size_bytes:,} bytes): {error.strerror}.",
             hint="Make room and run the same command again: it goes on where it stopped.",
         )
+
+
+def _refusal_of_store(response: httpx.Response) -> ServiceRefused:
+    """Without the address: it is presigned, and whoever reads it has the file."""
+    return ServiceRefused(
+        f"The service sent this download to {response.url.host}, and was answered with {response.status_code} there.",
+        status=response.status_code,
+        problem_code="STORE_REFUSED",
+        hint=_HINT_ON_STORES,
+    )
 
 
 def pick(artifacts: Sequence[Artifact], name: str, *, job_id: str) -> Artifact:

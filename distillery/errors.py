@@ -3,13 +3,16 @@
 DistilleryError
 ├── InvalidRequest              what was sent cannot be accepted; the sender can mend it
 │   ├── InvalidSpec             a job spec with one or more bad fields
+│   │   └── InvalidWebhook      a webhook endpoint with a bad address, type or scope
 │   ├── UnreadableData          a data set that is missing, truncated or of a foreign format
 │   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
 │   ├── UnknownName             a name that no catalogue or registry holds
+│   ├── KeyReused               an Idempotency-Key that was used for another request
 │   ├── InvalidPageToken        a page token that is not ours, or belongs to another query
 │   └── UnsatisfiableRange      a byte range outside the file
 ├── NotFound                    no such job, artifact, checkpoint or model
 ├── WrongState                  the thing exists but cannot do that now
+├── Outdated                    the thing was changed since the sender looked at it
 ├── Fenced                      another attempt owns the job: this one may write nothing more
 ├── TrainingDiverged            the loss or the weights stopped being finite
 ├── ExportMismatch              an exported network disagrees with the network it came from
@@ -88,6 +91,13 @@ class InvalidSpec(InvalidRequest):
         return self._problems
 
 
+class InvalidWebhook(InvalidSpec):
+    """A webhook endpoint with one or more bad fields, each named in `problems`."""
+
+    code = "INVALID_WEBHOOK"
+    title = "The webhook has errors"
+
+
 class UnreadableData(InvalidRequest):
     """A data set that is missing, truncated or of a foreign format; the detail names the file."""
 
@@ -107,6 +117,13 @@ class UnknownName(InvalidRequest):
 
     code = "UNKNOWN_NAME"
     title = "No such name"
+
+
+class KeyReused(InvalidRequest):
+    """An `Idempotency-Key` that was used for another request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    title = "The Idempotency-Key belongs to another request"
 
 
 class InvalidPageToken(InvalidRequest):
@@ -139,6 +156,13 @@ class WrongState(DistilleryError):
 
     code = "WRONG_STATE"
     title = "Not possible in this state"
+
+
+class Outdated(DistilleryError):
+    """The thing was changed since the sender looked at it."""
+
+    code = "PRECONDITION_FAILED"
+    title = "It was changed meanwhile"
 
 
 class Fenced(DistilleryError):

@@ -195,8 +195,7 @@ def _migrate(environment: Mapping[str, str]) -> None:
 
 
 def _api(setup: Setup, *, port: int, environment: Mapping[str, str]) -> Child:
-    command = _python("uvicorn", "app.main:create_app", "--factory", "--app-dir", str(_ROOT))
-    command += ["--host", setup.host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--no-access-log"]
+    command = _python("app.serve", "--host", setup.host, "--port", str(port))
     return Child("The API", command, environment, setup.home / "logs" / "api.log", API_GRACE_SECONDS)
 
 

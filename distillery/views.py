@@ -17,7 +17,7 @@ PHASES: tuple[PhaseName, ...] = (
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
-    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "progress", "edited",
+    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "edited",
     "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
     "succeeded", "failed", "crashed", "cancelled",
 ]  # fmt: skip
@@ -59,8 +59,8 @@ class Attempt(View):
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str | None = None
-    """`succeeded`, `failed`, `cancelled`, `paused`, `preempted` (saved, released), `halted` (out of memory, diverged, disk
-    full: goes on differently), `crashed`, `frozen` (killed by the watchdog) or `lost` (lease over)."""
+    """`succeeded`, `failed`, `cancelled`, `paused`, `preempted` (saved, released), `halted` (out of memory, diverged,
+    disk full: goes on differently), `crashed`, `frozen` (killed by the watchdog) or `lost` (lease over)."""
     exit_code: int | None = None
     first_step: int | None = None
     last_step: int | None = None

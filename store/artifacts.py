@@ -5,12 +5,12 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import LocalStore, S3Store
 
 from distillery.errors import CorruptFile, DistilleryError, InvalidRequest, NotFound, StorageFull, Unavailable
+from store.whole_files import appearing, make_durable
 
 if TYPE_CHECKING:  # these names exist in obstore's stubs only
     from obstore import GetOptions, GetResult
@@ -25,9 +26,27 @@ if TYPE_CHECKING:  # these names exist in obstore's stubs only
 
 _KEY = re.compile(r"(?!.{513})[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _CHUNK_BYTES = 1 << 20
+_PART_BYTES = 8 << 20
+"""Of an upload in parts. So many times the parts in flight lies in memory at once, and a part is what is sent again."""
+_PARTS_IN_FLIGHT = 4
+_MOST_PARTS = 9_000
+"""S3 takes 10,000."""
+_PAGE = 500
+_CLOCK = "clock"
+"""An empty object that is written to read the store's clock. It lies beside all that has a row."""
 _FULL = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (PermissionDeniedError, UnauthenticatedError)
 _S3_RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as the store lists it: `path` is its key, or the name of what a killed writer left behind."""
+
+    path: str
+    size_bytes: int
+    modified_at: float
+    """By the store's clock, in seconds since 1970."""
 
 
 class Artifacts:
@@ -61,16 +80,45 @@ class Artifacts:
 
         Raises:
             StorageFull: no space is left; what was there stays, and nothing half is left behind.
+            CorruptFile: the store has another number of bytes than it was given.
             Unavailable: the store is out of reach.
         """
         key = _checked(key)
         size = path.stat().st_size
         with self._reaching(key):
-            if self._folder is not None and shutil.disk_usage(self._folder).free < size:
-                raise StorageFull(f"{self._folder} has no space for {key} ({size} bytes).", hint="Free some space.")
-            obstore.put(self._store, key, path)
-            if self._folder is not None:
-                _make_durable(self._folder / key, root=self._folder)
+            if self._folder is None:
+                self._upload(key, path, size=size)
+            else:
+                self._copy(key, path, size=size, folder=self._folder)
+        if (stored := self.size(key)) != size:
+            raise CorruptFile(
+                f"{size} bytes were to be stored under {key}, and {stored} were.",
+                hint="Something wrote to the file meanwhile, or the store lost bytes. Store it again.",
+            )
+
+    def _upload(self, key: str, path: Path, *, size: int) -> None:
+        # Signing an address cannot name the file, so its object tells the browser under which name to save it.
+        saved_as = {"Content-Disposition": f'attachment; filename="{key.rpartition("/")[2]}"'}
+        obstore.put(
+            self._store,
+            key,
+            path,
+            attributes=saved_as,
+            chunk_size=part_bytes(size),
+            max_concurrency=_PARTS_IN_FLIGHT,
+        )
+
+    def _copy(self, key: str, path: Path, *, size: int, folder: Path) -> None:
+        """Our own, for obstore renames before the bytes are on the disk."""
+        if not folder.is_dir():
+            raise Unavailable(f"The artifact folder {folder} is missing.", hint="Is its disk mounted?")
+        if shutil.disk_usage(folder).free < size:
+            raise StorageFull(f"{folder} has no space for {key} ({size} bytes).", hint="Free some space.")
+        target = folder / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, appearing(target) as file:
+            shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        make_durable(target.parent, root=folder)
 
     def fetch(self, key: str, path: Path, *, sha256: str) -> None:
         """Bring the bytes under `key` into the file `path`, which appears only when they are whole and right.
@@ -81,17 +129,19 @@ class Artifacts:
             StorageFull: no space is left for `path`.
             Unavailable: the store is out of reach.
         """
-        chunks = self.stream(key)
-        with self._reaching(key), _appearing(path) as file:
-            digest = hashlib.sha256()
-            for chunk in chunks:
-                digest.update(chunk)
-                file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise CorruptFile(
-                    f"{key} in the artifact store has sha256 {digest.hexdigest()}; {sha256} was recorded.",
-                    hint="The stored file was damaged; an earlier checkpoint, or running the job again, replaces it.",
-                )
+        pieces = self.verified(key, sha256=sha256)
+        with self._reaching(key), appearing(path) as file:
+            file.writelines(pieces)
+
+    def verified(self, key: str, *, sha256: str) -> Iterator[bytes]:
+        """The whole file in pieces. The last one comes only when all of them together have this sha256.
+
+        Raises:
+            NotFound: there is nothing under `key`.
+            CorruptFile: while reading: the bytes do not have this sha256.
+            Unavailable: the store is out of reach; also while reading on.
+        """
+        return _held_to(self.stream(key), key=key, sha256=sha256)
 
     def stream(self, key: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to but without `end`, in pieces of about 1 MiB. What is missing is said at once.
@@ -127,17 +177,62 @@ class Artifacts:
         with self._reaching(_checked(key)):
             return int(obstore.head(self._store, key)["size"])
 
+    def presigned(self, key: str, *, seconds: float) -> str | None:
+        """An address from which anybody who holds it may download the file for so long; None from a local folder.
+
+        It is as good as a key: it belongs in no log.
+
+        Raises:
+            Unavailable: there are no credentials to sign with.
+        """
+        if isinstance(self._store, LocalStore):
+            return None
+        with self._reaching(_checked(key)):
+            return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
+
     def delete(self, key: str) -> None:
         """Delete the file; quietly, when it is gone already.
 
         Raises:
             Unavailable: the store is out of reach.
         """
+        self._delete(_checked(key))
+
+    def remove(self, listed: Listed) -> None:
+        """Delete what was listed, be it the leavings of a killed writer; quietly, when it is gone already.
+
+        Raises:
+            Unavailable: the store is out of reach.
+        """
+        self._delete(listed.path)
+
+    def _delete(self, path: str) -> None:
         try:
-            with self._reaching(_checked(key)):
-                obstore.delete(self._store, key)
+            with self._reaching(path):
+                obstore.delete(self._store, path)
         except NotFound:
             return
+
+    def listed(self, below: str) -> Iterator[list[Listed]]:
+        """All that lies below this folder of keys, page by page and in no order; also what a killed writer left.
+
+        Raises:
+            Unavailable: the store is out of reach; also while reading on.
+        """
+        with self._reaching(_checked(below)):
+            for page in obstore.list(self._store, below, chunk_size=_PAGE):
+                yield [Listed(each["path"], each["size"], each["last_modified"].timestamp()) for each in page]
+
+    def now(self) -> float:
+        """The store's own clock, in seconds since 1970: when a file is modified that is written now.
+
+        Raises:
+            Unavailable: the store is out of reach.
+            StorageFull: it takes not even an empty file.
+        """
+        with self._reaching(_CLOCK):
+            obstore.put(self._store, _CLOCK, b"")
+            return obstore.head(self._store, _CLOCK)["last_modified"].timestamp()
 
     def ping(self) -> None:
         """Ask the store for an answer.
@@ -159,6 +254,28 @@ class Artifacts:
             yield
         except (BaseError, OSError) as error:
             raise _explained(error, key=key, url=self._url) from error
+
+
+def part_bytes(size: int) -> int:
+    """Length in bytes of each part but the last, for an upload of `size` bytes; what fits one part goes whole."""
+    return max(_PART_BYTES, -(-size // _MOST_PARTS))
+
+
+def _held_to(pieces: Iterable[bytes], *, key: str, sha256: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    held = b""
+    for piece in pieces:
+        if held:
+            yield held
+        digest.update(piece)
+        held = piece
+    if digest.hexdigest() != sha256:
+        raise CorruptFile(
+            f"{key} in the artifact store has sha256 {digest.hexdigest()}; {sha256} was recorded.",
+            hint="The stored file was damaged; an earlier checkpoint, or running the job again, replaces it.",
+        )
+    if held:
+        yield held
 
 
 def _explained(error: BaseError | OSError, *, key: str, url: str) -> DistilleryError:
@@ -198,32 +315,3 @@ def _s3_client() -> "ClientConfig":
         # This bounds a whole answer, its body included, and a slow client reads for long.
         "timeout": timedelta(hours=2),
     }
-
-
-def _make_durable(path: Path, *, root: Path) -> None:
-    """Force the file, and the names of it and of the folders above it, onto the disk: a row is about to point to it."""
-    while True:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if path == root:
-            return
-        path = path.parent
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place at `path` when the block ends well, and is gone when it does not."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _make_durable(path.parent, root=path.parent)

@@ -1,4 +1,4 @@
-"""What a user may do to a job: submit it, look at it, find it, ask for its end."""
+"""Jobs as a user sees them: submitted, looked at, found."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -12,10 +12,10 @@ from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFoun
 from distillery.ids import new_id
 from distillery.spec import JobSpec
 from distillery.spec.teacher import TeacherSpec
-from distillery.views import TERMINAL, Job, JobSummary, Page, Status
+from distillery.views import Job, JobSummary, Page, Status
 from store import models, outbox, paging, present
 from store.tables import AttemptRow, JobRow, has_status, now_seconds
-from store.transitions import Happening, change, lock, record
+from store.transitions import Happening, lock, record
 
 _BETWEEN_TEACHERS = " + "
 """No architecture's name holds it."""
@@ -64,12 +64,21 @@ def _unfit(session: Session, teacher: TeacherSpec, *, pointer: str) -> Iterator[
 
 
 def add_row(
-    session: Session, row_id: str, *, kind: str, sent: JobSpec, resolved: JobSpec, subject_id: str | None = None
+    session: Session,
+    row_id: str,
+    *,
+    kind: str,
+    sent: JobSpec,
+    resolved: JobSpec,
+    subject_id: str | None = None,
+    retry_of: str | None = None,
+    cloned_from: str | None = None,
 ) -> JobRow:
     """Write queued work with its first event and its hint."""
     now = now_seconds()
     statement = insert(JobRow).values(
-        id=row_id, kind=kind, subject_id=subject_id, name=resolved.name, task=resolved.task,
+        id=row_id, kind=kind, subject_id=subject_id, retry_of=retry_of, cloned_from=cloned_from,
+        name=resolved.name, task=resolved.task,
         strategy=resolved.method.strategy, labels=resolved.labels,
         teacher=_BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
         student=resolved.student.architecture, queue=resolved.resources.queue, priority=resolved.resources.priority,
@@ -200,32 +209,3 @@ def _time_conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
 
 def _seconds(time: datetime) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def request_cancel(session: Session, job_id: str) -> Job:
-    """End a waiting job at once; ask a running one to stop, which its worker does at the next heartbeat.
-
-    Asking again changes nothing.
-
-    Raises:
-        NotFound: there is no such job.
-        WrongState: it has ended already.
-    """
-    row = find(session, job_id, locked=True)
-    if row.status in TERMINAL:
-        raise WrongState(f"{job_id} is {row.status}: there is nothing left to cancel.")
-    if row.status == "queued":
-        reason = "Cancelled before it ran." if row.attempt == 0 else "Cancelled while waiting to go on."
-        values = {
-            "status": "cancelled",
-            "status_reason": reason,
-            "finished_at": now_seconds(),
-            "queued_seconds": JobRow.queued_seconds + (now_seconds() - JobRow.since),
-            "since": now_seconds(),
-        }
-        change(session, job_id, guard=has_status("queued"), values=values, happening=Happening("cancelled", reason))
-        outbox.forget_hints(session, job_id)
-    elif row.status == "running":
-        asked = Happening("cancel_requested", "Asked to cancel; the worker saves and stops.")
-        change(session, job_id, guard=has_status("running"), values={"status": "cancelling"}, happening=asked)
-    return get(session, job_id)

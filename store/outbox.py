@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
 from store.tables import JobRow, OutboxEntry, has_status, now_seconds
 
@@ -19,14 +20,20 @@ VISIBLE_AGAIN_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """One thing to do. `payload`: {job_id, queue} of a hint, {key} of a file to delete, {delivery_id} of a webhook."""
+    """One thing to do.
+
+    `payload`: {job_id, queue} of a hint, {key} of a file to delete, {delivery_id, webhook_id, tries_before} of a
+    webhook message.
+    """
 
     id: int
     kind: str
     payload: dict[str, Any]
 
 
-def due(session: Session, *, kinds: Sequence[Kind], limit: int = 100) -> list[OutboxRow]:
+def due(
+    session: Session, *, kinds: Sequence[Kind], limit: int = 100, where: ColumnElement[bool] | None = None
+) -> list[OutboxRow]:
     """Take up to `limit` rows that are due, oldest first; nobody else gets them for the next 30 s.
 
     Commit, then act, then say `done` or `retry`: no lock is held while a broker is spoken to.
@@ -34,7 +41,9 @@ def due(session: Session, *, kinds: Sequence[Kind], limit: int = 100) -> list[Ou
     # A CTE is evaluated once; Postgres may run a locking subquery several times and take more rows than the limit.
     picked = (
         select(OutboxEntry.id)
-        .where(OutboxEntry.kind.in_(kinds), OutboxEntry.next_try_at <= now_seconds())
+        .where(
+            OutboxEntry.kind.in_(kinds), OutboxEntry.next_try_at <= now_seconds(), *([] if where is None else [where])
+        )
         .order_by(OutboxEntry.next_try_at, OutboxEntry.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -77,9 +86,16 @@ def delete_file(session: Session, key: str) -> None:
     _write(session, "delete", {"key": key}, job_id=None)
 
 
-def deliver(session: Session, delivery_id: str, *, wait_seconds: float = 0.0) -> None:
-    """Have a webhook message sent."""
-    _write(session, "webhook", {"delivery_id": delivery_id}, job_id=None, wait_seconds=wait_seconds)
+def deliver(session: Session, delivery_id: str, *, webhook_id: str, tries_before: int = 0) -> None:
+    """Have a webhook message sent. Its schedule counts from the tries that were made before."""
+    payload = {"delivery_id": delivery_id, "webhook_id": webhook_id, "tries_before": tries_before}
+    _write(session, "webhook", payload, job_id=None)
+
+
+def forget_delivery(session: Session, delivery_id: str) -> None:
+    """Drop the row that waits to send a webhook message."""
+    of_message = OutboxEntry.payload["delivery_id"].as_string() == delivery_id
+    session.execute(delete(OutboxEntry).where(OutboxEntry.kind == "webhook", of_message))
 
 
 def _write(

@@ -137,7 +137,8 @@ class JobRow(Stored):
         ),
         # A live job without a lease would never be reaped: NULL < now() is not true.
         CheckConstraint(
-            "status NOT IN ('running', 'pausing', 'cancelling') OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "status NOT IN ('running', 'pausing', 'cancelling') "
+            "OR (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
             name="lease",
         ),
         CheckConstraint("(kind = 'latency') = (subject_id IS NOT NULL)", name="subject"),
@@ -348,9 +349,10 @@ class DeliveryRow(Stored):
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     """The message's id, the same on each try."""
     webhook_id: Mapped[str] = mapped_column(_Id, ForeignKey("webhooks.id", ondelete="CASCADE"))
-    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    """None of a ping."""
     seq: Mapped[int] = mapped_column(Integer)
-    """Of the event it tells of."""
+    """Of the event it tells of; 0 of a ping."""
     type: Mapped[str] = mapped_column(String(40))
     body: Mapped[str] = mapped_column(Text)
     """As signed and sent."""

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.views import EventType
+from store.announcements import announce
 from store.tables import LIVE, AttemptRow, EventRow, JobRow, has_status, now_seconds
 
 
@@ -46,18 +47,19 @@ FRESH: Mapping[str, Any] = {"synchronize_session": False, "populate_existing": T
 
 
 def record(session: Session, row: JobRow, happening: Happening) -> None:
-    """Write the event whose number the row has just been given."""
-    session.execute(
-        insert(EventRow).values(
-            job_id=row.id,
-            seq=row.last_seq,
-            type=happening.type,
-            at=now_seconds(),
-            attempt=row.attempt,
-            message=storable(happening.message),
-            data=dict(happening.data),
-        )
+    """Write the event whose number the row has just been given, and what webhooks are told of it."""
+    message = storable(happening.message)
+    statement = insert(EventRow).values(
+        job_id=row.id,
+        seq=row.last_seq,
+        type=happening.type,
+        at=now_seconds(),
+        attempt=row.attempt,
+        message=message,
+        data=dict(happening.data),
     )
+    at = session.scalars(statement.returning(EventRow.at)).one()
+    announce(session, row, happening.type, message=message, at=at)
 
 
 def owned(attempt: int) -> ColumnElement[bool]:

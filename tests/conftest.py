@@ -4,14 +4,17 @@ Servers are taken from `TEST_DATABASE_URL` and `TEST_REDIS_URL`, else from their
 ones are started from installed binaries. The last lines of a run say what it ran against and what it could not run.
 """
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -210,6 +213,75 @@ def redis_url(redis_server: str, worker_id: str) -> Iterator[str]:
         connection.flushdb()
         yield url
         connection.flushdb()
+
+
+S3_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://%s:%d" % server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty bucket of an S3 server, and a client that looks into it past our own code."""
+
+    name: str
+    endpoint: str
+    client: Any
+
+    def objects(self) -> dict[str, bytes]:
+        """Everything in it, by key."""
+        listed = self.client.list_objects_v2(Bucket=self.name).get("Contents", ())
+        return {each["Key"]: self.read(each["Key"]) for each in listed}
+
+    def read(self, key: str) -> bytes:
+        body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
+        with contextlib.closing(body):
+            return bytes(body.read())
+
+    def write(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=content)
+
+    def unfinished(self) -> list[str]:
+        """Keys of uploads in parts that were neither completed nor aborted."""
+        uploads = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", ())
+        return [each["Key"] for each in uploads]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server. A process of its own: it is not gentle with warnings, and they are errors here."""
+    command = [sys.executable, "-W", "ignore", "-c", S3_SERVER]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, **pipes) as server:
+        url = server.stdout.readline().strip()
+        assert url, "moto's server did not start"
+        yield url
+        server.stdin.close()
+        server.wait(timeout=30)
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket; the environment tells its server and keys to whoever opens `s3://{bucket.name}`."""
+    import boto3
+
+    name, region = f"bucket-{uuid.uuid4().hex[:12]}", "eu-central-1"
+    environment = {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true", "AWS_REGION": region,
+        "AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "secret",
+    }  # fmt: skip
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    client = boto3.client("s3", region_name=region)
+    client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
+    yield Bucket(name, s3_server, client)
+    client.close()
 
 
 @pytest.fixture

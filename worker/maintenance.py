@@ -1,4 +1,4 @@
-"""What any worker does for all: gives back jobs of dead workers, sends hints that are due, deletes files let go.
+"""What any worker does for all: gives back jobs of dead workers, does what the outbox holds, sweeps what is left over.
 
 Each step is safe to do twice and in several processes at once.
 """
@@ -6,18 +6,20 @@ Each step is safe to do twice and in several processes at once.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from distillery.errors import DistilleryError
-from store import leases, outbox
+from store import idempotency, leases, orphans, outbox
 from store.artifacts import Artifacts
-from store.config import LeaseConfig
+from store.config import LeaseConfig, WebhookConfig
 from store.db import Database
 from store.outbox import Kind, OutboxRow
 from worker.queue import enqueue, hints_waiting
+from worker.webhooks import Courier
 
 _RELAY_SECONDS = 1.0
+_SWEEP_SECONDS = 3600.0
 _RETRY_SECONDS = 5.0
 _REHINT_AFTER_REAPS = 3
 _ROWS = 100
@@ -29,32 +31,43 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Maintenance:
-    """A thread with a database connection of its own. Failures are logged and tried again."""
+    """Threads with database connections of their own. Failures are logged and tried again."""
 
     database: Database
     artifacts: Artifacts
     lease: LeaseConfig
     redis_url: str | None = None
+    webhooks: WebhookConfig = field(default_factory=WebhookConfig.from_environment)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _courier: Courier | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
-        self._thread.start()
+        reaper = self.lease.reaper_seconds
+        urgent = [
+            (min(_RELAY_SECONDS, reaper), self.relay),
+            (reaper, self.reap),
+            (reaper * _REHINT_AFTER_REAPS, self.rehint),
+        ]
+        # Threads of their own for what may take long: a slow receiver, or a million files, must keep nobody's job from
+        # being given back.
+        for name, every in (("maintenance", urgent), ("sweeper", [(_SWEEP_SECONDS, self.sweep)])):
+            thread = threading.Thread(target=self._run, args=(every,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._courier = Courier(self.database, self.webhooks)
+        self._courier.start()
 
     def stop(self) -> None:
         """End after the step in progress."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_FAREWELL_SECONDS)
+        for thread in self._threads:
+            thread.join(_FAREWELL_SECONDS)
+        if self._courier is not None:
+            self._courier.stop()
 
-    def _run(self) -> None:
-        every = [
-            (min(_RELAY_SECONDS, self.lease.reaper_seconds), self.relay),
-            (self.lease.reaper_seconds, self.reap),
-            (self.lease.reaper_seconds * _REHINT_AFTER_REAPS, self.rehint),
-        ]
+    def _run(self, every: Sequence[tuple[float, Callable[[], None]]]) -> None:
         due = [time.monotonic()] * len(every)
         while not self._stop.wait(max(0.0, min(due) - time.monotonic())):
             for place, (seconds, step) in enumerate(every):
@@ -72,6 +85,13 @@ class Maintenance:
         """Write hints anew for rows that wait although they were hinted: a broker may lose all it holds."""
         with self.database.transaction() as session:
             outbox.rehint(session, older_than_seconds=self.lease.reaper_seconds * _REHINT_AFTER_REAPS)
+
+    def sweep(self) -> None:
+        """Delete files that no row names and nobody can commit any more, and forget requests of more than a day ago."""
+        if gone := orphans.sweep(self.database, self.artifacts):
+            _log.info("%d files that nothing named were deleted, such as %s.", len(gone), gone[0])
+        with self.database.transaction() as session:
+            idempotency.sweep(session)
 
     def relay(self) -> None:
         """Do what the outbox holds. A row is removed after it was done, so it may be done twice and is never lost."""

@@ -106,8 +106,9 @@ class Recorder:
         Raises:
             StorageFull: no room is left for it.
         """
-        key = f"jobs/{self.claim.id}/a{self.claim.attempt}/{name}"
         sha256, size = _sha256_of(path), path.stat().st_size
+        # With the hash, so that a file told twice never takes the place of bytes that a row names already.
+        key = f"jobs/{self.claim.id}/a{self.claim.attempt}/{sha256[:8]}/{name}"
         self.patiently(lambda: self.artifacts.put(key, path))
         self.write(
             lambda s: leases.artifact(

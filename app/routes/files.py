@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
-from app.downloads import Stored, deliver
+from app.downloads import Presigning, Stored, deliver
 from app.errors import documented
 from app.negotiate import preferred
 from app.parameters import ArtifactName, CheckpointId, JobId
@@ -28,6 +28,18 @@ _DOWNLOAD = documented(404, 416) | {
     200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
     206: {"description": "The range asked for.", "content": _BYTES, "headers": _HEADERS},
     304: {"description": "What `If-None-Match` names is still current."},
+    307: {
+        "description": "The file lies at `Location` for a while; only where the service is set up to send clients to "
+        "its S3 store.",
+        "headers": {
+            name: {"required": True, "schema": {"type": "string"}, "description": description}
+            for name, description in {
+                "Location": "A presigned address. It needs no key of ours, and should be sent none.",
+                "ETag": "`sha256-` and the digest of the whole file.",
+                "Repr-Digest": "The same digest, to verify what comes from there.",
+            }.items()
+        },
+    },
 }
 _REPORT = documented(404, 416) | {
     200: {"description": "The report.", "content": {"text/html": {"schema": {"type": "string"}}}},
@@ -52,7 +64,7 @@ def download_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, served: Serv
         view = files.checkpoint(session, job_id, checkpoint_id)
         key = files.checkpoint_key(session, job_id, checkpoint_id)
     stored = Stored(key, f"{view.id}.ckpt", "application/octet-stream", view.size_bytes, view.sha256)
-    return deliver(request, stored, served.artifacts)
+    return deliver(request, stored, served.artifacts, presigning=_presigning(request))
 
 
 @router.get("/v1/jobs/{job_id}/artifacts", responses=documented(404))
@@ -67,7 +79,7 @@ def list_artifacts(job_id: JobId, served: Served) -> Page[Artifact]:
 @router.get("/v1/jobs/{job_id}/artifacts/{name}", response_class=Response, responses=_DOWNLOAD)
 def download_artifact(job_id: JobId, name: ArtifactName, served: Served, request: Request) -> Response:
     """Download an artifact; `Range` and `If-Range` resume."""
-    return deliver(request, _artifact(served, job_id, name), served.artifacts)
+    return deliver(request, _artifact(served, job_id, name), served.artifacts, presigning=_presigning(request))
 
 
 @router.head("/v1/jobs/{job_id}/report", include_in_schema=False)
@@ -88,6 +100,11 @@ def get_report(
     answer = deliver(request, stored, served.artifacts, inline=True)
     answer.headers["Vary"] = "Accept"
     return answer
+
+
+def _presigning(request: Request) -> Presigning:
+    presigning: Presigning = request.app.state.presigning
+    return presigning
 
 
 def _artifact(served: Served, job_id: str, name: str) -> Stored:

@@ -11,8 +11,8 @@ from app.errors import Responses
 from app.service import Served, Service
 from distillery.errors import DistilleryError, Unavailable
 from distillery.views import Health
+from store import overview
 from store.db import pending_migrations
-from store.overview import jobs_by_status
 
 router = APIRouter(tags=["health"])
 BROKER_SECONDS = 1.0
@@ -44,12 +44,17 @@ def ready(served: Served) -> Response:
 
 @router.get("/metrics", response_class=Response, responses=_TEXT)
 def prometheus(request: Request, served: Served) -> Response:
-    """Count jobs by status, and requests by route, in the format of Prometheus."""
+    """Count jobs by status, what waits in the outbox, and requests by route, in the format of Prometheus."""
     registry = CollectorRegistry()
     by_status = Gauge("distillery_jobs", "Jobs by status.", ["status"], registry=registry)
+    waiting = Gauge("distillery_outbox", "Hints, deletions and webhooks to be done.", ["kind"], registry=registry)
+    refused = Gauge("distillery_refused_writes", "Writes that came too late and changed nothing.", registry=registry)
     with served.database.read() as session:
-        for status, number in jobs_by_status(session).items():
+        for status, number in overview.jobs_by_status(session).items():
             by_status.labels(status).set(number)
+        for kind, number in overview.outbox_by_kind(session).items():
+            waiting.labels(kind).set(number)
+        refused.set(overview.refused_writes(session))
     text = generate_latest(registry) + generate_latest(request.app.state.meter.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -1,9 +1,8 @@
-"""Submit, check, list, watch and cancel jobs."""
+"""Submit, check, list and watch jobs."""
 
 import asyncio
-import hashlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from pydantic import AwareDatetime
@@ -12,38 +11,45 @@ from starlette.concurrency import run_in_threadpool
 from app import hints
 from app.advice import warnings_about
 from app.checks import check
+from app.editions import etag
 from app.errors import Responses, documented
 from app.estimate import estimate
+from app.idempotency import CREATED, IdempotencyKey, once
 from app.negotiate import not_modified
 from app.parameters import JobId, PageSize, PageToken, SentSpec
 from app.service import Served, Service
 from distillery.spec import resolve
 from distillery.views import TERMINAL, Job, JobSummary, Page, Status, Validation
 from store import jobs
+from store.idempotency import Answer
 
 router = APIRouter(tags=["jobs"])
 LOOK_SECONDS = 0.5
 """Between two looks at the row while a client waits for a change."""
-_CREATED: Responses = {
-    201: {"description": "Stored.", "headers": {"Location": {"required": True, "schema": {"type": "string"}}}}
-}
 _TAGGED: Responses = {
     200: {"description": "The job.", "headers": {"ETag": {"required": True, "schema": {"type": "string"}}}},
     304: {"description": "What `If-None-Match` names is still current."},
 }
 
 
-@router.post("/v1/jobs", status_code=201, responses=documented(400, 408, 413, 415, 507) | _CREATED)
+@router.post("/v1/jobs", status_code=201, response_model=Job, responses=documented(400, 408, 413, 415, 507) | CREATED)
 def submit_job(
-    spec: SentSpec, served: Served, request: Request, response: Response, background: BackgroundTasks
-) -> Job:
+    spec: SentSpec,
+    served: Served,
+    request: Request,
+    background: BackgroundTasks,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Accept a job. Once this is answered the job is stored, and runs as soon as a worker is free."""
     check(spec, served.database)
-    with served.database.transaction() as session:
+
+    def act(session: Any) -> Answer:
         job = jobs.submit(session, sent=spec, resolved=resolve(spec))
-    response.headers["Location"] = job.links.self
-    background.add_task(hints.send, served, job.id, queue=spec.resources.queue, log=request.app.state.log)
-    return job
+        queue = spec.resources.queue
+        background.add_task(hints.send, served, job.id, queue=queue, log=request.app.state.log)
+        return Answer(201, job.links.self, job.model_dump_json())
+
+    return once(served, request, idempotency_key, act, asked=spec)
 
 
 @router.post("/v1/jobs:validate", responses=documented(400, 408, 413, 415))
@@ -104,32 +110,25 @@ async def get_job(
     if_none_match: Annotated[str | None, Header(description="An `ETag` of an earlier answer.")] = None,
 ) -> Response:
     """Show a job. With `wait` the answer comes when something changed, or when the time is over."""
-    job = await run_in_threadpool(_read, served, job_id)
+    job, edition = await run_in_threadpool(_read, served, job_id)
     seen, deadline = (job.status, job.phase), time.monotonic() + wait
     while (job.status, job.phase) == seen and job.status not in TERMINAL:
         left = deadline - time.monotonic()
         if left <= 0 or await request.is_disconnected():
             break
         await asyncio.sleep(min(LOOK_SECONDS, left))
-        job = await run_in_threadpool(_read, served, job_id)
-    return _tagged(job, if_none_match)
+        job, edition = await run_in_threadpool(_read, served, job_id)
+    return _tagged(job, if_none_match, edition=edition)
 
 
-@router.post("/v1/jobs/{job_id}:cancel", responses=documented(400, 404, 408, 409, 413, 415))
-def cancel_job(job_id: JobId, served: Served) -> Job:
-    """Ask a job to stop. A queued one is cancelled at once; a running one saves its last checkpoint first."""
-    with served.database.transaction() as session:
-        return jobs.request_cancel(session, job_id)
-
-
-def _read(served: Service, job_id: str) -> Job:
+def _read(served: Service, job_id: str) -> tuple[Job, int]:
     with served.database.read() as session:
-        return jobs.get(session, job_id)
+        return jobs.get(session, job_id), jobs.find(session, job_id).edition
 
 
-def _tagged(job: Job, if_none_match: str | None) -> Response:
+def _tagged(job: Job, if_none_match: str | None, *, edition: int) -> Response:
     body = job.model_dump_json().encode()
-    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
+    headers = {"ETag": etag(body, edition=edition), "Cache-Control": "private, no-cache"}
     if not_modified(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")

@@ -22,13 +22,18 @@ LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 
 
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Priority = Annotated[int, Field(ge=0, le=100)]
+MaxSeconds = Annotated[float, Field(ge=1, le=31_536_000)]
+
+
 class Resources(Frozen):
     """Which workers may take the job, and when."""
 
     queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "default"
-    priority: Annotated[int, Field(ge=0, le=100)] = 50
+    priority: Priority = 50
     """Higher is claimed first; equal ones in the order of submission."""
-    max_seconds: Annotated[float, Field(ge=1, le=31_536_000)] | None = None
+    max_seconds: MaxSeconds | None = None
     """Running time of all attempts together after which the job saves, stops and fails; None sets no limit."""
 
 
@@ -51,7 +56,7 @@ class Provenance(Frozen):
 class JobSpec(Frozen):
     """One distillation: data, teacher, student, method, recipe, and what to measure and deliver."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] = "distillation"
+    name: Name = "distillation"
     task: Literal["image-classification"] = "image-classification"
     dataset: DatasetSpec
     teacher: Teacher | None = None

@@ -110,7 +110,7 @@ def _make_webhooks() -> None:
         "deliveries",
         sa.Column("id", sa.String(length=30), nullable=False),
         sa.Column("webhook_id", sa.String(length=30), nullable=False),
-        sa.Column("job_id", sa.String(length=30), nullable=False),
+        sa.Column("job_id", sa.String(length=30), nullable=True),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),

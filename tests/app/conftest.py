@@ -1,8 +1,12 @@
 """The API as a live server on a free port, over a migrated database, with the hand of a worker to move jobs along."""
 
 import hashlib
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +44,38 @@ def until(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
             return found
         time.sleep(0.02)
     pytest.fail(f"{condition} did not come true in {seconds} s")
+
+
+class Process:
+    """`python -m app.serve`, configured by its environment."""
+
+    def __init__(self, folder: Path, *, port: int, **environment: str) -> None:
+        self.folder, self.port = folder, port
+        self.url = f"http://127.0.0.1:{port}"
+        self.database_url = f"sqlite:///{folder / 'distillery.db'}"
+        addresses = {"DISTILLERY_DATABASE_URL": self.database_url, "DISTILLERY_ARTIFACTS": str(folder / "artifacts")}
+        self.environment = os.environ | addresses | environment
+        self.running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        command = [sys.executable, "-m", "app.serve", "--port", str(self.port)]
+        self.running = subprocess.Popen(command, env=self.environment)
+        until(self._ready, seconds=120)
+
+    def _ready(self) -> bool:
+        assert self.running is not None
+        assert self.running.poll() is None, "the API ended while it was starting"
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, with_signal: int) -> int:
+        """Send the signal and wait for the end; the exit code."""
+        assert self.running is not None
+        self.running.send_signal(with_signal)
+        return self.running.wait(timeout=60)
 
 
 @dataclass(frozen=True)
@@ -144,10 +180,15 @@ def serving(app: Any, *, graceful_seconds: int = 5) -> Iterator[str]:
 
 @contextmanager
 def launched(
-    database_url: str, folder: Path, *, api_key: str | None = None, redis_url: str | None = None
+    database_url: str,
+    folder: Path,
+    *,
+    api_key: str | None = None,
+    redis_url: str | None = None,
+    artifacts_url: str | None = None,
 ) -> Iterator[Live]:
-    """A live API over this database."""
-    config = StoreConfig(database_url, str(folder / "artifacts"), redis_url)
+    """A live API over this database; its artifacts lie below the folder, unless another place is named."""
+    config = StoreConfig(database_url, artifacts_url or str(folder / "artifacts"), redis_url)
     app = create_app(config, api_key=api_key)
     database = Database(database_url)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -167,6 +208,31 @@ def launch_anywhere(sqlite_template: Path) -> Callable[..., Any]:
         return launched(f"sqlite:///{folder / 'distillery.db'}", folder, **options)
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def api_process(sqlite_template: Path) -> Callable[..., Any]:
+    """An API on SQLite as a process of its own, configured by the variables given; not started yet."""
+
+    @contextmanager
+    def prepare(folder: Path, **environment: str) -> Iterator[Process]:
+        shutil.copy(sqlite_template, folder / "distillery.db")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = Process(folder, port=port, **environment)
+        try:
+            yield process
+        finally:
+            if process.running is not None and process.running.poll() is None:
+                process.stop(signal.SIGKILL)
+
+    return prepare
+
+
+@pytest.fixture
+def make_worker() -> Callable[[str, Path], Worker]:
+    """The hand of a worker for the database at a URL, and the artifacts in a folder."""
+    return lambda url, folder: Worker(Database(url), Artifacts(str(folder / "artifacts")), folder)
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,8 @@ def test_the_figures_count_jobs_by_status_and_requests_by_route(alone: Any) -> N
     }
     assert samples["distillery_jobs", ("status", "queued")] == 1
     assert samples["distillery_jobs", ("status", "succeeded")] == 1
+    assert samples["distillery_outbox", ("kind", "hint")] == 1
+    assert samples["distillery_refused_writes",] == 0
     counted = {key: value for key, value in samples.items() if key[0] == "distillery_http_requests_total"}
     assert counted["distillery_http_requests_total", ("method", "POST"), ("route", "/v1/jobs"), ("status", "201")] == 2
     by_id = ("distillery_http_requests_total", ("method", "GET"), ("route", "/v1/jobs/{job_id}"), ("status", "200"))

@@ -133,7 +133,8 @@ EXPECTED = {
     "DistilleryError": 500, "InvalidRequest": 422, "InvalidSpec": 422, "UnreadableData": 422, "UnusableWeights": 422,
     "UnknownName": 422, "InvalidPageToken": 400, "UnsatisfiableRange": 416, "NotFound": 404, "WrongState": 409,
     "Fenced": 409, "TrainingDiverged": 500, "ExportMismatch": 500, "CorruptFile": 500, "StorageFull": 507,
-    "Unavailable": 503, "MissingDependency": 501, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
+    "InvalidWebhook": 422, "KeyReused": 422, "Outdated": 412, "Unavailable": 503, "MissingDependency": 501,
+    "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
 }  # fmt: skip
 
 

@@ -51,6 +51,8 @@ def served(launch_anywhere: Any, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def known_ids(live: Any) -> dict[str, str]:
     """What the path parameters may name, so that not every answer is 404."""
+    hook = {"url": "https://hooks.example.com/", "types": ["queued"]}
+    webhook_id = live.http.post("/v1/webhooks", json=hook).json()["id"]
     job_id = live.submit()["id"]
     claim = live.worker.claim(job_id)
     checkpoint_id = live.worker.checkpoint(claim, step=1, content=b"state")
@@ -61,6 +63,8 @@ def known_ids(live: Any) -> dict[str, str]:
         "checkpoint_id": checkpoint_id,
         "name": "student.safetensors",
         "model_id": live.http.get(f"/v1/jobs/{job_id}").json()["student_model_id"],
+        "webhook_id": webhook_id,
+        "delivery_id": live.http.get(f"/v1/webhooks/{webhook_id}/deliveries").json()["data"][0]["id"],
         "benchmark_id": live.http.post(f"/v1/jobs/{job_id}/latency").json()["id"],
     }
 

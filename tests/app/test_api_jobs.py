@@ -192,7 +192,7 @@ def test_cancelling_a_queued_job_ends_it_and_a_running_one_is_asked(either: Any,
     claim = either.worker.claim(running)
     assert either.http.post(f"/v1/jobs/{running}:cancel").json()["status"] == "cancelling"
     assert either.http.post(f"/v1/jobs/{running}:cancel").json()["status"] == "cancelling"
-    assert either.worker.do(leases.beat, claim, lease_seconds=60) is True
+    assert either.worker.do(leases.beat, claim, lease_seconds=60) == "cancel"
 
 
 def test_metrics_come_as_json_and_as_a_table(either: Any) -> None:

@@ -160,7 +160,7 @@ def serve(peer: Peer, *, port: int = 0) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             peer.answer(self)
 
-        do_POST = do_GET  # noqa: N815  (http.server's name)
+        do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815  (http.server's names)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

@@ -48,7 +48,11 @@ def run(peer: Any) -> Run:
 
 
 def surface() -> dict[str, list[str]]:
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
+    commands = {}
+    for name, command in group.commands.items():
+        below = getattr(command, "commands", None)
+        commands |= {name: command} if below is None else {f"{name} {verb}": each for verb, each in below.items()}
     return {
         name: sorted(
             "/".join([*parameter.opts, *parameter.secondary_opts])
@@ -56,7 +60,7 @@ def surface() -> dict[str, list[str]]:
             else f"{parameter.name} (argument)"
             for parameter in command.params
         )
-        for name, command in group.commands.items()
+        for name, command in commands.items()
     }
 
 
@@ -68,8 +72,10 @@ def test_the_commands_and_their_options_are_as_agreed() -> None:
 def test_every_command_and_option_stands_in_the_reference() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     for command, parameters in surface().items():
-        assert f"## distillery {command}" in text
-        section = text.split(f"## distillery {command}\n")[1].split("\n## ")[0]
+        heading = f"## distillery {command.partition(' ')[0]}\n"
+        assert heading in text
+        section = text.split(heading)[1].split("\n## ")[0]
+        assert f"distillery {command}" in heading + section
         missing = [name for name in parameters if name.startswith("-") and name.split("/")[0] not in section]
         assert (command, [name for name in missing if name not in ("--json", "--server/-s")]) == (command, [])
 

@@ -194,5 +194,5 @@ def test_a_watch_outlives_a_kill_of_the_api_and_misses_nothing(run: CommandLine)
 def kill_api(parent: int) -> None:
     for child in psutil.Process(parent).children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "uvicorn" in child.cmdline():
+            if "app.serve" in child.cmdline():
                 child.kill()

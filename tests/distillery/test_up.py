@@ -44,7 +44,7 @@ class Running:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):  # dead, and not yet noticed by its parent
-                found["api" if "uvicorn" in child.cmdline() else "worker"] = child
+                found["api" if "app.serve" in child.cmdline() else "worker"] = child
         return found
 
 

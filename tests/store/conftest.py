@@ -2,8 +2,9 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from distillery.errors import Unavailable
 from distillery.spec import JobSpec, parse, resolve
 from distillery.views import Job, JobError
 from store import jobs, leases
+from store.artifacts import Artifacts
 from store.config import LeaseConfig
 from store.db import Database
 from store.leases import Claim
@@ -116,6 +118,47 @@ class Shop:
         return [row.type for row in rows]
 
 
+@dataclass(frozen=True)
+class Place:
+    """An artifact store, and a way into it past our own code."""
+
+    artifacts: Artifacts
+    read: Callable[[str], bytes]
+    write: Callable[[str, bytes], None]
+    keys: Callable[[], list[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a local artifact store lies."""
+    return tmp_path / "some where" / "artifacts"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """An empty artifact store: a local folder, and S3 below a prefix, in turn."""
+    if request.param == "s3":
+        bucket: Any = request.getfixturevalue("bucket")
+        return Place(
+            Artifacts(f"s3://{bucket.name}/some/prefix"),
+            lambda key: bucket.read(f"some/prefix/{key}"),
+            lambda key, content: bucket.write(f"some/prefix/{key}", content),
+            lambda: sorted(key.removeprefix("some/prefix/") for key in bucket.objects()),
+        )
+    folder: Path = request.getfixturevalue("folder")
+
+    def write(key: str, content: bytes) -> None:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(content)
+
+    return Place(
+        Artifacts(str(folder)),
+        lambda key: (folder / key).read_bytes(),
+        write,
+        lambda: sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_postgres(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """One migrated Postgres database for all tests of this room: to make one takes longer than most of them."""
@@ -135,7 +178,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("sqlite_url"))
     url = str(request.getfixturevalue("shared_postgres"))
     with psycopg.connect(url) as connection:
-        connection.execute("DELETE FROM jobs")  # all else goes with them, but for the outbox
+        connection.execute("DELETE FROM jobs")  # all else goes with them, but for the outbox and the webhooks
+        connection.execute("DELETE FROM webhooks")
         connection.execute("DELETE FROM outbox")
     return url
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from distillery.errors import Fenced, NotFound, WrongState
-from store import jobs, leases
+from store import leases, wishes
 
 
 def cancel(shop: Any, job_id: str) -> Any:
-    return shop.do(jobs.request_cancel, job_id)
+    return shop.do(wishes.cancel, job_id)
 
 
 def cancelling(shop: Any) -> Any:
@@ -38,9 +38,9 @@ def test_a_job_between_two_attempts_is_cancelled_at_once(shop: Any) -> None:
 
 def test_a_running_job_is_asked_to_stop(shop: Any) -> None:
     claim = shop.claimed()
-    assert shop.do(leases.beat, claim, lease_seconds=60) is False
+    assert shop.do(leases.beat, claim, lease_seconds=60) == "go on"
     assert cancel(shop, claim.id).status == "cancelling"
-    assert shop.do(leases.beat, claim, lease_seconds=60) is True
+    assert shop.do(leases.beat, claim, lease_seconds=60) == "cancel"
     shop.save(claim, 10)
     shop.do(leases.cancelled, claim)
     seen = shop.job(claim.id)

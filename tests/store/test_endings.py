@@ -6,7 +6,7 @@ import pytest
 
 from distillery.errors import Fenced, WrongState
 from distillery.views import Progress
-from store import jobs, leases
+from store import leases, wishes
 from store.config import LeaseConfig
 
 
@@ -134,7 +134,7 @@ def test_success_is_told_and_final(shop: Any) -> None:
     assert [each.outcome for each in seen.attempts] == ["succeeded"]
     assert shop.event_types(claim.id)[-1] == "succeeded"
     with pytest.raises(WrongState, match="succeeded"):
-        shop.do(jobs.request_cancel, claim.id)
+        shop.do(wishes.cancel, claim.id)
 
 
 def test_failure_keeps_its_reason(shop: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from distillery.errors import NotFound
-from store import events, jobs, leases
+from store import events, leases, wishes
 
 
 def test_numbers_have_no_gaps_when_writers_race(shop: Any) -> None:
@@ -20,7 +20,7 @@ def test_numbers_have_no_gaps_when_writers_race(shop: Any) -> None:
 
     def cancel() -> None:
         start.wait(30)
-        shop.patiently(jobs.request_cancel, claim.id)
+        shop.patiently(wishes.cancel, claim.id)
 
     threads = [threading.Thread(target=warn, args=(number,)) for number in range(4)]
     threads.append(threading.Thread(target=cancel))

@@ -8,7 +8,7 @@ import pytest
 from distillery.errors import InvalidPageToken, InvalidSpec, NotFound, WrongState
 from distillery.report import LatencyReport
 from distillery.spec import LatencySpec
-from store import benchmarks, files, jobs, leases, models
+from store import benchmarks, files, jobs, leases, models, wishes
 
 SHA = "ab" * 32
 
@@ -166,7 +166,7 @@ def test_a_measurement_is_no_job(shop: Any) -> None:
     with pytest.raises(NotFound):
         shop.job(asked.id)
     with pytest.raises(NotFound):
-        shop.do(jobs.request_cancel, asked.id)
+        shop.do(wishes.cancel, asked.id)
     assert len(shop.see(jobs.page, page_size=10).data) == 1
 
 

@@ -1,4 +1,4 @@
-"""Any order of submits, claims, beats, crashes and cancels leaves a store that makes sense."""
+"""Any order of submits, claims, beats, crashes, pauses and cancels leaves a store that makes sense."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,10 +21,11 @@ from sqlalchemy import text
 
 from distillery.errors import Fenced, WrongState
 from distillery.spec import parse, resolve
-from distillery.views import TERMINAL, JobError
-from store import jobs, leases
+from distillery.views import TERMINAL, Adjustments, JobError
+from store import jobs, leases, wishes
 from store.config import LeaseConfig
 from store.db import Database
+from store.invariants import violations
 
 LEASE = LeaseConfig(backoff_seconds=(1000.0,))
 KEEP = 1
@@ -60,7 +61,7 @@ class Expected:
 
     @property
     def live(self) -> bool:
-        return self.status in ("running", "cancelling")
+        return self.status in ("running", "pausing", "cancelling")
 
     def end(self, status: str, outcome: str) -> None:
         self.status, self.ready, self.expired = status, True, False
@@ -73,6 +74,8 @@ class Expected:
             self.end("cancelled", outcome)
         elif self.stalled >= LEASE.max_stalled_crashes:
             self.end("crashed", outcome)
+        elif self.status == "pausing":
+            self.end("paused", outcome)
         else:
             self.end("queued", outcome)
             self.ready = False
@@ -172,11 +175,17 @@ class Store(RuleBasedStateMachine):
     @rule(claim=claims)
     def release(self, claim: Any) -> None:
         if job := self.guarded(claim, leases.release):
-            cancelling = job.status == "cancelling"
-            job.end("cancelled" if cancelling else "queued", "cancelled" if cancelling else "preempted")
+            job.end(*_RELEASED[job.status])
+
+    @rule(claim=claims)
+    def halt(self, claim: Any) -> None:
+        told = {"reason": "out_of_memory", "detail": "Memory ran out.", "wait_seconds": 0.0}
+        if job := self.guarded(claim, leases.halt, adjustments=Adjustments(micro_batches=2), **told):
+            status, _ = _RELEASED[job.status]
+            job.end(status, "cancelled" if status == "cancelled" else "halted")
 
     @precondition(lambda self: len(self.expected) == MOST_JOBS)  # so that jobs live long enough
-    @rule(claim=claims, how=st.sampled_from(["succeeded", "failed", "cancelled"]))
+    @rule(claim=claims, how=st.sampled_from(["succeeded", "failed", "cancelled", "paused"]))
     def finish(self, claim: Any, how: str) -> None:
         job: Expected | None = self.expected[claim.id]
         assert job is not None
@@ -184,24 +193,51 @@ class Store(RuleBasedStateMachine):
             job = self.guarded(claim, leases.succeed, summary="done")
         elif how == "failed":
             job = self.guarded(claim, leases.fail, error=ERROR)
-        elif job.status == "running" and job.attempt == claim.attempt:
-            with pytest.raises(WrongState):
-                self.do(leases.cancelled, claim)
-            job = None
         else:
-            job = self.guarded(claim, leases.cancelled)
+            self.as_asked(claim, job, how)
+            return
         if job:
             job.end(how, how)
+
+    def as_asked(self, claim: Any, job: Expected, how: str) -> None:
+        """The end of an attempt that only its user could have asked for."""
+        verb, fitting = (leases.cancelled, ("cancelling",)) if how == "cancelled" else (
+            leases.paused, ("pausing", "cancelling")
+        )  # fmt: skip
+        if job.live and job.attempt == claim.attempt and job.status not in fitting:
+            with pytest.raises(WrongState):
+                self.do(verb, claim)
+        elif self.guarded(claim, verb):
+            then = "cancelled" if job.status == "cancelling" else "paused"
+            job.end(then, then)
+
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        job = self.expected[data.draw(st.sampled_from(sorted(self.expected)))]
+        if job.status in TERMINAL or job.status == "cancelling":
+            with pytest.raises(WrongState):
+                self.do(wishes.pause, job.id)
+        else:
+            self.do(wishes.pause, job.id)
+            job.status = {"queued": "paused", "running": "pausing"}.get(job.status, job.status)
+
+    @precondition(lambda self: any(job.status == "paused" for job in self.expected.values()))
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        paused = sorted(job.id for job in self.expected.values() if job.status == "paused")
+        job = self.expected[data.draw(st.sampled_from(paused))]
+        self.do(wishes.resume, job.id)
+        job.status, job.ready = "queued", True
 
     @rule(data=st.data())
     def request_cancel(self, data: st.DataObject) -> None:
         job = self.expected[data.draw(st.sampled_from(sorted(self.expected)))]
         if job.status in TERMINAL:
             with pytest.raises(WrongState):
-                self.do(jobs.request_cancel, job.id)
+                self.do(wishes.cancel, job.id)
         else:
-            self.do(jobs.request_cancel, job.id)
-            job.status = "cancelled" if job.status == "queued" else "cancelling"
+            self.do(wishes.cancel, job.id)
+            job.status = "cancelled" if job.status in ("queued", "paused") else "cancelling"
 
     @rule(claim=claims)
     def expire(self, claim: Any) -> None:
@@ -235,11 +271,17 @@ class Store(RuleBasedStateMachine):
             check_events(job, row, own["events"])
             check_checkpoints(job, row, own["checkpoints"])
             assert hinted[job.id] == (1 if job.status == "queued" else 0)
+        with self.database.read() as session:
+            assert violations(session) == []
         # Every file that was ever committed is kept, or on its way out; none is both.
         doomed = [row for row in found["outbox"] if row["kind"] == "delete"]
         assert len(doomed) + len(found["checkpoints"]) == sum(len(job.saved) for job in self.expected.values())
 
 
+_RELEASED = {
+    "running": ("queued", "preempted"), "pausing": ("paused", "paused"), "cancelling": ("cancelled", "cancelled"),
+}  # fmt: skip
+"""What a released job becomes, and how its attempt ended."""
 _ORDERS = {"jobs": "id", "attempts": "attempt", "events": "seq", "checkpoints": "seq", "outbox": "id"}
 
 
@@ -275,8 +317,8 @@ def check_checkpoints(job: Expected, row: Any, checkpoints: list[Any]) -> None:
     assert [each["attempt"] for each in checkpoints] == sorted(each["attempt"] for each in checkpoints)
 
 
-def test_no_order_of_deeds_breaks_the_store(sqlite_url: str) -> None:
-    database = Database(sqlite_url)
+def test_no_order_of_deeds_breaks_the_store(database_url: str) -> None:
+    database = Database(database_url)
     machine = type("OpenStore", (Store,), {"database": database})
     short = settings(
         max_examples=EXAMPLES,

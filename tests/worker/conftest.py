@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from distillery import spec as specs
 from distillery.views import TERMINAL, Event, Job
-from store import events, files, jobs, leases, metrics
+from store import events, files, jobs, leases, metrics, wishes
 from store.artifacts import Artifacts
 from store.config import LeaseConfig
 from store.db import Database
@@ -78,7 +78,7 @@ class Service:
 
     def cancel(self, job_id: str) -> None:
         with self.database.transaction() as session:
-            jobs.request_cancel(session, job_id)
+            wishes.cancel(session, job_id)
 
     def ask(self, verb: Callable[..., Any], job_id: str) -> None:
         """What a user asks of a job, such as `jobs.pause`."""
@@ -138,9 +138,11 @@ class Service:
         stop = stop or threading.Event()
         return run_one(self.database, self.artifacts, stop=stop, work_root=self.work_root, **given)
 
-    def start(self, script: str, *, lease_seconds: float | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, script: str, *, lease_seconds: float | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """A worker process of its own. Give the one that is to lose its job a lease that is soon over."""
-        environment = os.environ | {
+        variables = os.environ | {
             "DISTILLERY_DATABASE_URL": self.url,
             "DISTILLERY_ARTIFACTS": str(self.folder / "artifacts"),
             "DISTILLERY_WORK_DIR": str(self.work_root),
@@ -152,19 +154,19 @@ class Service:
             "DISTILLERY_STALL_SECONDS": str(self.lease.stall_seconds),
             "DISTILLERY_SPACE_WAIT_SECONDS": str(self.lease.space_wait_seconds),
         }
-        environment.pop("DISTILLERY_REDIS_URL", None)
+        variables.pop("DISTILLERY_REDIS_URL", None)
         if self.redis_url:
-            environment["DISTILLERY_REDIS_URL"] = self.redis_url
+            variables["DISTILLERY_REDIS_URL"] = self.redis_url
         with (self.folder / f"worker-{len(self.processes)}.log").open("wb") as log:
             command = [sys.executable, str(HERE / script)]
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=variables | dict(environment or {}), stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    def start_embedded(self, **options: float) -> subprocess.Popen[bytes]:
+    def start_embedded(self, **options: Any) -> subprocess.Popen[bytes]:
         return self.start("embedded_with_tiny_trainer.py", **options)
 
-    def start_celery(self, **options: float) -> subprocess.Popen[bytes]:
+    def start_celery(self, **options: Any) -> subprocess.Popen[bytes]:
         return self.start("celery_with_tiny_trainer.py", **options)
 
     def worker_log(self, number: int = 0) -> str:

@@ -1,10 +1,9 @@
 """What an attempt does when the database, the disk or the artifact store fails under it."""
 
 import resource
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,62 +11,10 @@ import pytest
 
 from store.config import LeaseConfig
 from store.db import Database
+from tests.faults.servers import Cable
 from worker.attempt import run_one
 
 Service = Any
-
-
-class Cable:
-    """A TCP proxy to a server on this machine that can be cut and mended."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._whole = threading.Event()
-        self._whole.set()
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._whole.is_set():
-                near.close()
-                continue
-            far = socket.create_connection(("127.0.0.1", self._to))
-            self._open += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while received := source.recv(65_536):
-                sink.sendall(received)
-        self._drop(source, sink)
-
-    def _drop(self, *ends: socket.socket) -> None:
-        for end in ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def cut(self) -> None:
-        self._whole.clear()
-        self._drop(*self._open)
-        self._open.clear()
-
-    def mend(self) -> None:
-        self._whole.set()
-
-    def close(self) -> None:
-        self.cut()
-        self._drop(self._listener)
-        self._thread.join(5)
 
 
 @pytest.fixture
@@ -78,8 +25,7 @@ def on_postgres(postgres_url: str, service_at: Callable[[str], Service]) -> Serv
 @contextmanager
 def _running(service: Service, cable: Cable, *, lease: LeaseConfig) -> Iterator[threading.Thread]:
     """An attempt in a thread whose database lies behind the cable."""
-    parts = urlsplit(service.url)
-    database = Database(parts._replace(netloc=f"{parts.username}@127.0.0.1:{cable.port}").geturl())
+    database = Database(cable.through(service.url))
     options = {"worker": "behind-cable", "queues": ("default",), "stop": threading.Event(), "lease": lease}
     options |= {"programs": service.programs, "work_root": service.work_root}
     thread = threading.Thread(target=run_one, args=(database, service.artifacts), kwargs=options)

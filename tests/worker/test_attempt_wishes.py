@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from store import jobs
+from store import jobs, wishes
 
 Service = Any
 
@@ -33,12 +33,12 @@ def test_a_running_job_is_paused_at_a_checkpoint_and_resumed_without_repeating_a
     job_id = service.submit(steps="60", every="50", pace="0.02", ending="hold", at="20")
     with running(service):
         service.until_step(20)
-        service.ask(jobs.pause, job_id)
+        service.ask(wishes.pause, job_id)
     job = service.job(job_id)
     assert (job.status, job.attempts[0].outcome) == ("paused", "paused")
     assert service.checkpoint_steps(job_id) == [(1, 20)], "the pause saved what was learned so far"
     assert not service.run_one(), "nobody claims a paused job"
-    service.ask(jobs.resume, job_id)
+    service.ask(wishes.resume, job_id)
     service.go()
     assert service.run_one()
     assert service.job(job_id).status == "succeeded"

@@ -1,11 +1,14 @@
 """What workers do for all: reap, relay and hint again, whatever is away."""
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from distillery.errors import NotFound
 from store import leases
 from store.tables import OutboxEntry
 from worker.maintenance import Maintenance
@@ -110,3 +113,21 @@ def test_it_survives_a_database_that_is_away(embedded: Service, caplog: pytest.L
         assert leases.claim(session, worker="it dies", queues=("default",), lease_seconds=0.05)
     embedded.until(lambda: embedded.job(job_id).status == "queued")
     kept.stop()
+
+
+def test_what_nothing_names_is_swept_when_it_is_old_and_old_requests_are_forgotten(
+    production: Service, kept: Maintenance, tmp_path: Path
+) -> None:
+    job_id = production.submit(steps="6", every="5")
+    assert production.run_one()
+    stray = tmp_path / "stray"
+    stray.write_bytes(b"committed by nobody")
+    production.artifacts.put(f"jobs/{job_id}/a1/stray.bin", stray)
+    kept.sweep()
+    assert production.artifacts.size(f"jobs/{job_id}/a1/stray.bin") > 0, "it may be about to be committed"
+    for path in (production.folder / "artifacts").rglob("*"):
+        os.utime(path, (1, 1))
+    kept.sweep()
+    with pytest.raises(NotFound):
+        production.artifacts.size(f"jobs/{job_id}/a1/stray.bin")
+    assert production.content(job_id, "student.safetensors"), "what a row names stays, however old"
