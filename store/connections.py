@@ -1,13 +1,16 @@
 """How to reach a database: addresses, engine settings for Postgres and SQLite, and one error for every failure."""
 
 import json
+import os
+import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
@@ -69,6 +72,14 @@ def connect(url: URL, *, statement_seconds: float = STATEMENT_SECONDS, foreign_k
     event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys))
     event.listen(engine, "begin", _begin_on_sqlite)
     return engine
+
+
+def hang_up(connection: Any) -> None:
+    """Shut down the socket of a Postgres connection of which another thread waits for an answer; SQLite has none."""
+    if isinstance(connection, sqlite3.Connection):
+        return
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
 
 
 def _to_json(value: Any) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
-from sqlalchemy import Engine, Table, text
+from sqlalchemy import Engine, Table, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from distillery.errors import Unavailable
-from store.connections import BUSY_SECONDS, connect, parse_url, reaching
+from store.connections import BUSY_SECONDS, connect, hang_up, parse_url, reaching
 from store.migrate import migrate, pending_migrations
 from store.tables import Stored, now_seconds
 
@@ -33,6 +33,9 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         # SQLite lets one write at a time and has the others try again and again; threads wait for each other better.
         self._turn: AbstractContextManager[None] = _Turn() if self.is_sqlite else nullcontext()
+        self._in_use: set[Any] = set()
+        event.listen(self._engine, "checkout", lambda connection, *_: self._in_use.add(connection))
+        event.listen(self._engine, "checkin", lambda connection, *_: self._in_use.discard(connection))
         self._reader: Engine = self._engine
         self._writer: Engine = self._engine
         if self.is_sqlite:
@@ -77,6 +80,11 @@ class Database:
         """
         with self.read() as session:
             session.execute(text("SELECT 1"))
+
+    def hang_up(self) -> None:
+        """End every connection that is in use, so that whoever waits for an answer on one gets Unavailable."""
+        for connection in tuple(self._in_use):
+            hang_up(connection)
 
     def close(self) -> None:
         """Close every connection that is not in use."""

@@ -276,7 +276,7 @@ def _lost(
     exit_code: int | None,
     how: str,
 ) -> None:
-    """What follows when a worker is gone: cancelled, crashed for good, paused, or queued again after a while."""
+    """What follows when a worker is gone: paused or cancelled as asked, crashed for good, or queued after a while."""
     further = row.step > row.furthest_crash_step
     stalled = 1 if further else row.stalled_crashes + 1
     counted = {
@@ -284,16 +284,16 @@ def _lost(
         "stalled_crashes": stalled,
         "furthest_crash_step": max(row.step, row.furthest_crash_step),
     }
-    wait = lease.backoff_seconds[min(row.crashes, len(lease.backoff_seconds) - 1)]
+    wait = lease.backoff_seconds[min(stalled, len(lease.backoff_seconds)) - 1]
+    if row.status == "pausing":
+        _set_aside(session, row, outcome=outcome, values=counted)
+        return
     if row.status == "cancelling":
         values, happening = _ended("cancelled", _CANCELLED.message), _CANCELLED
     elif stalled >= lease.max_stalled_crashes:
         error = _kept_crashing(stalled, step=row.step, how=how)
         values = _ended("crashed", error.detail) | {"error": error.model_dump(mode="json")}
         happening = Happening("crashed", error.detail, {"reason": outcome, "exit_code": exit_code})
-    elif row.status == "pausing":
-        _set_aside(session, row, outcome=outcome, values=counted)
-        return
     else:
         reason = f"{how} The job goes on from its last checkpoint in {wait:g} s."
         values = _queued(reason, wait_seconds=wait)

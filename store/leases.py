@@ -17,7 +17,7 @@ from distillery.ids import new_id
 from distillery.spec import JobSpec
 from distillery.views import EventType, PhaseName, Progress
 from store import outbox
-from store.claims import CheckpointRef, Claim, claim
+from store.claims import CheckpointRef, Claim, claim, reference
 from store.db import upsert
 from store.endings import cancelled, crash, fail, fenced, halt, held, outcome, paused, reap, refused, release, succeed
 from store.models import ModelFacts
@@ -84,6 +84,8 @@ def phase(session: Session, claim: Claim, name: PhaseName) -> None:
         Fenced: the attempt no longer owns the job.
     """
     row = held(session, claim)
+    if row.phases and (row.phases[-1]["name"], row.phases[-1]["attempt"]) == (name, claim.attempt):
+        return  # said again, because the answer to the first time was lost
     entry = {"name": name, "attempt": claim.attempt, "started_at": session.scalar(select(now_seconds()))}
     _write(session, claim, {"phases": [*row.phases, entry]}, Happening("phase", f"Now {name}.", {"phase": name}))
 
@@ -131,6 +133,8 @@ def checkpoint(
     """
     job = held(session, claim)
     before = _same_step(session, claim, step=step)
+    if before and (before.key, before.sha256) == (key, sha256):
+        return reference(before)  # said again, because the answer to the first time was lost
     id_ = before.id if before else new_id("ckp")
     happening = Happening("checkpoint", f"Saved at step {step}.", {"checkpoint_id": id_, "step": step, "phase": phase})
     row = _write(session, claim, {"checkpoint_id": id_, "step": max(job.step, step)}, happening)
@@ -154,7 +158,11 @@ def artifact(
         Fenced: the attempt no longer owns the job.
     """
     held(session, claim)
-    before = session.scalar(select(ArtifactRow.key).where(ArtifactRow.job_id == claim.id, ArtifactRow.name == name))
+    told = select(ArtifactRow.key, ArtifactRow.sha256, ArtifactRow.attempt)
+    row = session.execute(told.where(ArtifactRow.job_id == claim.id, ArtifactRow.name == name)).one_or_none()
+    if row is not None and tuple(row) == (key, sha256, claim.attempt):
+        return  # said again, because the answer to the first time was lost
+    before = None if row is None else row.key
     data = {"name": name, "size_bytes": size_bytes, "sha256": sha256}
     _write(session, claim, {}, Happening("artifact", f"{name} is ready.", data))
     stored = {

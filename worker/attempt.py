@@ -5,7 +5,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -101,10 +103,19 @@ def run_one(
         return False
     _log.info("%s: attempt %d begins.", claim.id, claim.attempt)
     with Lease(database, claim, config=lease, claimed_at=claimed_at) as held:
-        Attempt(database, artifacts, claim, held, config=lease, stop=stop, programs=programs).run(
-            work_root or workplace.root()
-        )
+        attempt = Attempt(database, artifacts, claim, held, config=lease, stop=stop, programs=programs)
+        attempt.run(work_root or workplace.root())
+    if attempt.refused or held.refused:
+        _count_the_refusal(database, claim)
     return True
+
+
+def _count_the_refusal(database: Database, claim: Claim) -> None:
+    try:
+        with database.transaction() as session:
+            leases.refused(session, claim)
+    except DistilleryError as error:
+        _log.warning("%s: the refusal of a late write could not be counted. %s", claim.id, error)
 
 
 class Attempt:
@@ -132,33 +143,28 @@ class Attempt:
         self._watchdog = Watchdog(stall_seconds=config.stall_seconds)
         self._frozen = ""
         """How it froze, once it has."""
+        self.refused = False
+        """Whether the store refused something that came too late."""
         left = claim.seconds_left
         self._ends_at = math.inf if left is None else time.monotonic() + left
 
     def run(self, work_root: Path) -> None:
         """Never raises for what a job, a disk or a database can do: it is all recorded, or left to the reaper."""
         claim = self._claim
+        recorder = Recorder(claim, self._database, self._artifacts, self._lease, self._patiently)
         try:
-            with workplace.folder(work_root, claim_id=claim.id, attempt=claim.attempt) as folder:
-                self._work(folder)
+            with ExitStack() as held:
+                self._work(held, work_root, recorder)
         except Fenced as error:
             _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
-            self._count_the_refusal(error)
+            self.refused = not isinstance(error, Silent)  # else we stopped of our own accord
         except (DistilleryError, OSError) as error:
             _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
 
-    def _count_the_refusal(self, error: Fenced) -> None:
-        if isinstance(error, Silent):
-            return  # we stopped of our own accord, and nothing was refused
+    def _work(self, held: ExitStack, work_root: Path, recorder: Recorder) -> None:
+        claim = self._claim
         try:
-            with self._database.transaction() as session:
-                leases.refused(session, self._claim)
-        except DistilleryError as trouble:
-            _log.warning("%s: the refusal could not be counted. %s", self._claim.id, trouble)
-
-    def _work(self, folder: Path) -> None:
-        recorder = Recorder(self._claim, self._database, self._artifacts, self._lease, self._patiently)
-        try:
+            folder = held.enter_context(workplace.folder(work_root, claim_id=claim.id, attempt=claim.attempt))
             arguments = self._fetched(folder, recorder)
             if arguments is not None:
                 self._conclude(self._compute(arguments, folder, recorder), folder, recorder)
@@ -169,7 +175,7 @@ class Attempt:
             if remedies.no_space(error):
                 self._halt(recorder, Halted(reason="disk_full", detail=_told(error)), exit_code=None)
             elif self._stop.is_set():
-                recorder.write(lambda s: leases.release(s, self._claim))
+                recorder.end(lambda s: leases.release(s, self._claim), outcome="preempted")
             else:
                 self._crash(recorder, exit_code=None, detail=f"The worker could not go on: {_told(error)}")
 
@@ -179,7 +185,7 @@ class Attempt:
             return Inputs(self._claim, self._database, self._artifacts, folder, self._patiently).arguments()
         except (InvalidRequest, NotFound, CorruptFile) as error:
             reason = job_error(error)
-            recorder.write(lambda s: leases.fail(s, self._claim, error=reason))
+            recorder.end(lambda s: leases.fail(s, self._claim, error=reason), outcome="failed")
             return None
 
     def _compute(self, arguments: Sequence[str], folder: Path, recorder: Recorder) -> int | None:
@@ -191,13 +197,14 @@ class Attempt:
         tells = claim.kind != "latency"
         child = self._child = Child([*program, *arguments], folder=folder, log=_log_of(folder), tells=tells)
         try:
-            while not child.ended:
-                self._attend()
-                messages = [parse(line) for line in child.read(timeout=_LOOK_SECONDS)]
-                self._watchdog.hear(messages)
-                recorder.record(messages)
-                self._watch(child)
-                time.sleep(0 if child.ended else _GATHER_SECONDS)
+            with self._lease.guard(child.kill):
+                while not child.ended:
+                    self._attend()
+                    messages = [parse(line) for line in child.read(timeout=_LOOK_SECONDS)]
+                    self._watchdog.hear(messages)
+                    self._watch(child)  # before the recording, which may wait for a store for longer than a step takes
+                    recorder.record(messages)
+                    time.sleep(0 if child.ended else _GATHER_SECONDS)
         except BaseException:
             child.kill()
             raise
@@ -250,20 +257,21 @@ class Attempt:
             self._deliver_latency(folder / "out", recorder)
         elif exit_code == EXIT_FINISHED and isinstance(recorder.verdict, Finished):
             done = recorder.verdict
-            recorder.write(lambda s: leases.succeed(s, claim, summary=done.summary, models=done.models))
+            succeed = partial(leases.succeed, claim=claim, summary=done.summary, models=done.models)
+            recorder.end(succeed, outcome="succeeded")
         elif self._lease.wish == "cancel":
-            recorder.write(lambda s: leases.cancelled(s, claim))
+            recorder.end(partial(leases.cancelled, claim=claim), outcome="cancelled")
         elif exit_code == EXIT_FAILED and (error := self._failure(recorder, log)):
-            recorder.write(lambda s: leases.fail(s, claim, error=error, exit_code=exit_code))
+            recorder.end(partial(leases.fail, claim=claim, error=error, exit_code=exit_code), outcome="failed")
         elif exit_code == EXIT_HALTED and isinstance(recorder.verdict, Halted):
             self._halt(recorder, recorder.verdict, exit_code=exit_code)
         elif self._lease.wish == "pause":
-            recorder.write(lambda s: leases.paused(s, claim))
+            recorder.end(partial(leases.paused, claim=claim), outcome="paused")
         elif self._out_of_time() and not self._frozen:
             over = remedies.time_limit(claim.spec.resources.max_seconds or 0.0)
-            recorder.write(lambda s: leases.fail(s, claim, error=over, exit_code=exit_code))
+            recorder.end(partial(leases.fail, claim=claim, error=over, exit_code=exit_code), outcome="failed")
         elif self._stop.is_set() or exit_code == EXIT_SAVED:
-            recorder.write(lambda s: leases.release(s, claim))
+            recorder.end(partial(leases.release, claim=claim), outcome="preempted")
         else:
             self._crash(recorder, exit_code=exit_code, detail=tail(log))
         _log.info("%s: attempt %d ended with exit code %s.", claim.id, claim.attempt, exit_code)
@@ -288,38 +296,38 @@ class Attempt:
             f"{each.runtime}, batch {each.batch_size}, {each.device}: {each.speedup.value:.2f}x ({each.verdict})"
             for each in report.comparisons
         )
-        recorder.write(lambda s: leases.succeed(s, self._claim, summary=summary, models=(), benchmark_result=report))
+        succeed = partial(leases.succeed, claim=self._claim, summary=summary, models=(), benchmark_result=report)
+        recorder.end(succeed, outcome="succeeded")
 
     def _crash(self, recorder: Recorder, *, exit_code: int | None, detail: str) -> None:
+        outcome: Literal["frozen", "crashed"] = "frozen" if self._frozen else "crashed"
+
         def crash(session: Any) -> None:
             # The exact step, so that a job which always dies at the same one is seen to get no further.
             self._lease.beat_in(session)
-            outcome: Literal["frozen", "crashed"] = "frozen" if self._frozen else "crashed"
             told = f"{self._frozen}\n{detail}" if self._frozen else detail
             leases.crash(session, self._claim, exit_code=exit_code, detail=told, lease=self._config, outcome=outcome)
 
-        recorder.write(crash)
+        recorder.end(crash, outcome=outcome)
 
     def _halt(self, recorder: Recorder, halted: Halted, *, exit_code: int | None) -> None:
         """Have the next attempt run differently, or later; or end the job when there is nothing left to try."""
         claim = self._claim
         after = remedies.remedy(halted, before=claim.adjustments, batch_size=claim.spec.training.batch_size)
         if isinstance(after, JobError):
-            error = after
-            recorder.write(lambda s: leases.fail(s, claim, error=error, exit_code=exit_code))
+            recorder.end(partial(leases.fail, claim=claim, error=after, exit_code=exit_code), outcome="failed")
             return
         adjusted, wait = after, self._config.space_wait_seconds if halted.reason == "disk_full" else 0.0
-        recorder.write(
-            lambda s: leases.halt(
-                s,
-                claim,
-                reason=halted.reason,
-                detail=remedies.told(halted, adjusted, wait_seconds=wait),
-                adjustments=adjusted,
-                wait_seconds=wait,
-                exit_code=exit_code,
-            )
+        halt = partial(
+            leases.halt,
+            claim=claim,
+            reason=halted.reason,
+            detail=remedies.told(halted, adjusted, wait_seconds=wait),
+            adjustments=adjusted,
+            wait_seconds=wait,
+            exit_code=exit_code,
         )
+        recorder.end(halt, outcome="halted")
 
     def _keep_log(self, log: Path, recorder: Recorder) -> None:
         if not log.exists():

@@ -3,10 +3,12 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from distillery.errors import Fenced, Unavailable
+from distillery.errors import DistilleryError, Fenced
 from distillery.views import Progress
 from store import leases
 from store.config import LeaseConfig
@@ -16,6 +18,7 @@ from store.leases import Claim
 _TRUSTED_SHARE = 0.75
 """Without a renewal for this share of the lease we stop, well before anyone else may begin."""
 _SECONDS_BETWEEN_BEATS = 1.0
+_GUARD_SECONDS = 0.1
 _FAREWELL_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
@@ -78,6 +81,34 @@ class Lease:
                 f"with the job, so attempt {self._claim.attempt} stops."
             )
 
+    @contextmanager
+    def guard(self, kill: Callable[[], None]) -> Iterator[None]:
+        """Call `kill` once the claim is not surely ours, and end the wait for a database that never answers: a
+        connection that is open and silent holds whoever speaks to it."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_GUARD_SECONDS):
+                try:
+                    self.check()
+                except Fenced:
+                    kill()
+                    self._database.hang_up()
+                    return
+
+        thread = threading.Thread(target=watch, name=f"guard-{self._claim.id}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the store refused a beat: the job has ended, or another attempt owns it."""
+        return self._fenced is not None
+
     def beat_in(self, session: Any) -> leases.Wish:
         """Renew within a transaction and tell the latest step; what the job's user wants.
 
@@ -100,11 +131,11 @@ class Lease:
         try:
             with self._database.transaction() as session:
                 wish = self.beat_in(session)
-        except Unavailable as error:
-            _log.warning("The lease of %s was not renewed: %s", self._claim.id, error)
-            self._wake.set()
         except Fenced as error:
             self._fenced = error
+        except DistilleryError as error:  # away, or its disk is full
+            _log.warning("The lease of %s was not renewed: %s", self._claim.id, error)
+            self._wake.set()
         else:
             self._renewed_at = began
             self.wish = wish

@@ -50,9 +50,10 @@ class Maintenance:
             (reaper, self.reap),
             (reaper * _REHINT_AFTER_REAPS, self.rehint),
         ]
+        patient = [(min(_RELAY_SECONDS, reaper), self.delete), (_SWEEP_SECONDS, self.sweep)]
         # Threads of their own for what may take long: a slow receiver, or a million files, must keep nobody's job from
         # being given back.
-        for name, every in (("maintenance", urgent), ("sweeper", [(_SWEEP_SECONDS, self.sweep)])):
+        for name, every in (("maintenance", urgent), ("sweeper", patient)):
             thread = threading.Thread(target=self._run, args=(every,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -94,8 +95,11 @@ class Maintenance:
             idempotency.sweep(session)
 
     def relay(self) -> None:
-        """Do what the outbox holds. A row is removed after it was done, so it may be done twice and is never lost."""
+        """Send the hints that are due. A row is removed after it was done: it may be done twice and is never lost."""
         self._relay("hint", self._hint)
+
+    def delete(self) -> None:
+        """Delete the files that were let go, in the same way."""
         self._relay("delete", self._delete)
 
     def _relay(self, kind: Kind, act: Callable[[OutboxRow], None]) -> None:

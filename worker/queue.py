@@ -39,6 +39,8 @@ def celery_app(redis_url: str) -> Celery:
         task_soft_time_limit=None,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
+        # On a machine that is busy with training a pool process may need longer than the 4 s of the default to start.
+        worker_proc_alive_timeout=60,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=25,
         worker_enable_soft_shutdown_on_idle=True,

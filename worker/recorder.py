@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillery.errors import StorageFull, Unavailable
+from distillery.errors import Fenced, StorageFull, Unavailable
 from store import leases
 from store.artifacts import Artifacts
 from store.db import Database
@@ -54,10 +54,24 @@ class Recorder:
         """Run `action` with a session, in a transaction of its own, as soon as the database answers."""
 
         def once() -> T:
-            with self.database.transaction() as session:
-                return action(session)
+            try:
+                with self.database.transaction() as session:
+                    return action(session)
+            except StorageFull as error:  # of the database: what is to be recorded can wait for space, the lease too
+                raise Unavailable(error.detail, hint=error.hint) from error
 
         return self.patiently(once)
+
+    def end(self, action: Callable[[Any], None], *, outcome: str) -> None:
+        """Record the end of the attempt, by whatever `action` writes; `outcome` is what its row will say.
+
+        When the answer to a commit was lost, the same word again comes too late: then the row is asked.
+        """
+        try:
+            self.write(action)
+        except Fenced:
+            if self.write(lambda s: leases.outcome(s, self.claim)) != outcome:
+                raise
 
     def record(self, messages: Sequence[Message]) -> None:
         """Make them durable, in order; metrics that come together in one transaction.

@@ -94,7 +94,7 @@ class Service:
             )
 
     def begin_maintenance(self) -> None:
-        """Start it, once: a worker becomes ready again whenever the broker comes back."""
+        """Start it, once."""
         if self.maintenance is None:
             database, artifacts = self.opened()
             self.maintenance = Maintenance(database, artifacts, self.lease, redis_url=self.config.redis_url)
@@ -141,7 +141,10 @@ def _connect(service: Service) -> None:
         service.end_maintenance()
 
     signals.worker_shutting_down.connect(shutting_down, weak=False)
-    signals.worker_ready.connect(ready, weak=False)
+    # In the pool's process, never in the one that forks it: what talks to the artifact store has threads that no fork
+    # takes along, and a pool process forked after its first word would wait for them for ever.
+    signals.worker_process_init.connect(ready, weak=False)
+    signals.worker_process_shutdown.connect(shutdown, weak=False)
     signals.worker_shutdown.connect(shutdown, weak=False)
 
 

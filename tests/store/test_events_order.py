@@ -67,3 +67,12 @@ def test_what_no_database_takes_is_stored_all_the_same(shop: Any) -> None:
     last = shop.see(events.after, claim.id)[-1]
     assert last.message == "a NUL \ufffd and a surrogate ?"
     assert last.data == {"loss": None, "nul": "\x00"}
+
+
+def test_what_is_said_again_because_an_answer_was_lost_happens_once(shop: Any) -> None:
+    claim = shop.claimed()
+    for _ in range(2):
+        shop.do(leases.phase, claim, "training")
+        shop.save(claim, 5)
+        shop.deliver(claim)
+    assert shop.event_types(claim.id) == ["queued", "started", "phase", "checkpoint", "artifact"]

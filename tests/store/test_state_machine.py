@@ -72,10 +72,10 @@ class Expected:
         self.furthest = max(self.furthest, self.step)
         if self.status == "cancelling":
             self.end("cancelled", outcome)
-        elif self.stalled >= LEASE.max_stalled_crashes:
-            self.end("crashed", outcome)
         elif self.status == "pausing":
             self.end("paused", outcome)
+        elif self.stalled >= LEASE.max_stalled_crashes:
+            self.end("crashed", outcome)
         else:
             self.end("queued", outcome)
             self.ready = False

@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import text
 
+from distillery.errors import Unavailable
 from store.config import LeaseConfig
 from store.db import Database
 from tests.faults.servers import Cable
@@ -102,10 +104,32 @@ def test_a_checkpoint_without_room_is_told_and_the_job_goes_on(
     assert embedded.content(job_id, "student.safetensors") == expected(9)
 
 
-def test_a_work_folder_that_cannot_be_made_leaves_the_job_to_the_reaper(embedded: Service) -> None:
+def test_a_work_folder_that_cannot_be_made_is_a_crash_said_at_once(embedded: Service) -> None:
     job_id = embedded.submit()
     embedded.work_root.write_text("a file where the folder should be")
-    embedded.lease = LeaseConfig(lease_seconds=0.5, heartbeat_seconds=0.1, backoff_seconds=(0.1,))
     assert embedded.run_one()
-    embedded.until(lambda: embedded.reap() == [job_id])
-    assert embedded.job(job_id).status == "queued"
+    job = embedded.job(job_id)
+    assert (job.status, job.attempts[0].outcome) == ("queued", "crashed")
+    assert "The worker could not go on: FileExistsError" in job.status_reason
+
+
+def test_an_end_whose_answer_was_lost_is_said_again_and_refused_as_no_late_write(embedded: Service) -> None:
+    job_id = embedded.submit(steps="3")
+    ends = []
+    once = embedded.database.transaction
+
+    @contextmanager
+    def forgetful() -> Iterator[Any]:
+        """Commits, and loses the first answer about an end."""
+        with once() as session:
+            yield session
+            status = session.execute(text("SELECT status FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one()
+        if status == "succeeded" and not ends:
+            ends.append(status)
+            raise Unavailable("The answer to the commit is lost.")
+
+    embedded.database.transaction = forgetful
+    assert embedded.run_one()
+    job = embedded.job(job_id)
+    assert (job.status, job.attempts[0].refused_writes, ends) == ("succeeded", 0, ["succeeded"])
+    assert [each.type for each in embedded.events(job_id)].count("succeeded") == 1

@@ -104,6 +104,23 @@ def test_when_a_celery_worker_is_killed_nothing_of_it_trains_on_and_the_job_is_f
     assert production.content(job_id, "student.safetensors") == expected(20)
 
 
+def test_the_pool_process_that_follows_a_killed_one_works(
+    production: Service, expected: Callable[[int], bytes]
+) -> None:
+    before = [production.submit(steps="6", every="1") for _ in range(2)]  # enough checkpoints for some to be deleted
+    worker = production.start_celery(lease_seconds=2.5)
+    for job_id in before:
+        assert production.until_ended(job_id).status == "succeeded"
+    job_id = production.submit(**HELD_ONCE | {"at": "7"})
+    production.until_saved(job_id, step=5)
+    (pool_process,) = psutil.Process(worker.pid).children()
+    pool_process.kill()
+    job = production.until_ended(job_id)
+    assert (job.status, job.attempt, job.attempts[0].outcome) == ("succeeded", 2, "lost")
+    assert production.content(job_id, "student.safetensors") == expected(20)
+    assert worker.poll() is None
+
+
 def test_a_worker_without_an_address_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distillery.errors import InvalidRequest
     from worker.tasks import make_app

@@ -84,7 +84,7 @@ def test_files_of_pruned_checkpoints_are_deleted(embedded: Service) -> None:
     assert embedded.run_one()
     folder = embedded.folder / "artifacts" / "jobs" / job_id / "a1"
     assert len(list(folder.glob("*.ckpt"))) == 6
-    Maintenance(embedded.database, embedded.artifacts, embedded.lease).relay()
+    Maintenance(embedded.database, embedded.artifacts, embedded.lease).delete()
     assert sorted(each.name.split("-")[1] for each in folder.glob("*.ckpt")) == ["40", "50", "60"]
 
 

@@ -3,7 +3,8 @@
 It stands in for `worker.run` where supervision is tested, and starts in a fraction of a second. The labels of the job
 tell it what to do: `steps`, `every` (steps between checkpoints), `pace` (seconds for each step), `trace` (a file that
 gets a line for each step taken), `deaf` (it ignores SIGTERM),
-`ballast` (bytes added to each checkpoint) and `ending`, with `at` the step at which it happens:
+`ballast` (bytes added to each checkpoint) and `ending`, with `at` the step at which it happens (or one for each of the
+first attempts, separated by commas):
 `killed`, `raise`, `fail`, `leave` (exit code 0 without a word), `grandchild` (leaves a process that holds the pipe),
 `hold` (takes no further step until the file `go` lies beside the trace, or SIGTERM comes), `freeze` (never says a word
 again), `halt` (goes with the words that `reason` and `run` hold, unless it was told to run differently). `once` limits
@@ -73,8 +74,13 @@ class TinyTrainer:
         self.tell("metrics", step=self.step, values={"training/loss": 1 / self.step})
         if self.step % int(self.labels.get("every", "5")) == 0:
             self.save()
-        if self.step == int(self.labels.get("at", "0")):
+        if self.step == self.ends_at:
             self.end()
+
+    @property
+    def ends_at(self) -> int:
+        given = self.labels.get("at", "0").split(",")
+        return int(given[0] if len(given) == 1 else [*given, "0"][min(self.options.attempt - 1, len(given))])
 
     def end(self) -> None:
         if "once" in self.labels and self.options.attempt > 1:
