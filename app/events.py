@@ -60,7 +60,8 @@ async def stream(
             yield format_sse_event(id=str(event.seq), data_str=event.model_dump_json())
         if news.events:
             after, pause, spoke = news.events[-1].seq, pause_seconds, time.monotonic()
-            looked = -math.inf if news.events[-1].type in TERMINAL else looked
+            # Not only the last one: word of a webhook may come behind the end.
+            looked = -math.inf if any(event.type in TERMINAL for event in news.events) else looked
             continue
         looked = time.monotonic() if with_status else looked
         if time.monotonic() - spoke >= comment_seconds:

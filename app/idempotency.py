@@ -1,6 +1,7 @@
 """`Idempotency-Key`: a request that is sent twice is done once, and answered the same way both times."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -40,6 +41,21 @@ def created(description: str) -> dict[str, Any]:
 CREATED: Responses = {201: created("Stored.")}
 
 
+def answered_before(
+    served: Service, request: Request, key: str | None, *, asked: BaseModel | dict[str, Any] | None
+) -> Response | None:
+    """The first answer to this request, if it had one: to be asked before the request is judged by what is there now.
+
+    Raises:
+        KeyReused: the key was used for another request.
+    """
+    if key is None:
+        return None
+    with served.database.read() as session:
+        known = idempotency.recall(session, key, request_sha256=_fingerprint(request, asked))
+    return None if known is None else _response(known, replayed=True)
+
+
 def once(
     served: Service,
     request: Request,
@@ -74,7 +90,7 @@ def once(
 
 
 def _fingerprint(request: Request, asked: BaseModel | dict[str, Any] | None) -> str:
-    body = asked.model_dump_json() if isinstance(asked, BaseModel) else repr(asked)
+    body = asked.model_dump_json() if isinstance(asked, BaseModel) else json.dumps(asked, sort_keys=True)
     return hashlib.sha256(f"{request.method} {request.scope['path']}\n{body}".encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ def request(session: Session, job_id: str, *, spec: LatencySpec) -> Benchmark:
         NotFound: there is no such job.
         WrongState: it has not succeeded, or its student had no teacher, so there is nothing to measure.
     """
-    subject = find(session, job_id)
+    subject = find(session, job_id, locked=True)  # so that nobody deletes it meanwhile
     if subject.status != "succeeded":
         raise WrongState(
             f"{job_id} is {subject.status}; there is a student to measure once it has succeeded.",

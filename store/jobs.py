@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import and_, func, insert, literal, or_, select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFound, WrongState
@@ -14,7 +14,7 @@ from distillery.spec import JobSpec
 from distillery.spec.teacher import TeacherSpec
 from distillery.views import Job, JobSummary, Page, Status
 from store import models, outbox, paging, present
-from store.tables import AttemptRow, JobRow, has_status, now_seconds
+from store.tables import AttemptRow, JobRow, ModelRow, has_status, now_seconds
 from store.transitions import Happening, lock, record
 
 _BETWEEN_TEACHERS = " + "
@@ -31,10 +31,10 @@ def submit(session: Session, *, sent: JobSpec, resolved: JobSpec) -> Job:
     Raises:
         InvalidSpec: a teacher is to come from a job or model that does not exist or has no weights.
     """
-    check_references(session, resolved)
+    hold_references(session, resolved)
     job_id = new_id("job")
-    add_row(session, job_id, kind="distillation", sent=sent, resolved=resolved)
-    return get(session, job_id)
+    row = add_row(session, job_id, kind="distillation", sent=sent, resolved=resolved)
+    return present.job(row, attempts=(), position=_position(session, row), now=row.created_at)
 
 
 def check_references(session: Session, spec: JobSpec) -> None:
@@ -48,6 +48,21 @@ def check_references(session: Session, spec: JobSpec) -> None:
     placed = zip(spec.teachers, spec.teacher_pointers, strict=True)
     if problems := [each for teacher, pointer in placed for each in _unfit(session, teacher, pointer=pointer)]:
         raise InvalidSpec(problems)
+
+
+def hold_references(session: Session, spec: JobSpec) -> None:
+    """Check the references, and keep what they name from being deleted until this transaction has ended.
+
+    Whoever deletes a job locks its row, waits for this one, and then finds the job that is being written here.
+
+    Raises:
+        InvalidSpec: a teacher is to come from a job or model that does not exist or has no weights.
+    """
+    named = [each.job for each in spec.teachers if each.job]
+    models_of = select(ModelRow.job_id).where(ModelRow.id.in_([each.model for each in spec.teachers if each.model]))
+    rows = select(JobRow.id).where(or_(JobRow.id.in_(named), JobRow.id.in_(models_of))).order_by(JobRow.id)
+    session.execute(rows.with_for_update(read=True, key_share=True, of=JobRow)).all()
+    check_references(session, spec)
 
 
 def _unfit(session: Session, teacher: TeacherSpec, *, pointer: str) -> Iterator[FieldProblem]:
@@ -73,21 +88,22 @@ def add_row(
     subject_id: str | None = None,
     retry_of: str | None = None,
     cloned_from: str | None = None,
+    adjustments: Mapping[str, Any] | None = None,
 ) -> JobRow:
-    """Write queued work with its first event and its hint."""
+    """Write queued work with its first event and its hint. Of the spec as sent, what was not sent is left out."""
     now = now_seconds()
     statement = insert(JobRow).values(
         id=row_id, kind=kind, subject_id=subject_id, retry_of=retry_of, cloned_from=cloned_from,
-        name=resolved.name, task=resolved.task,
+        adjustments=dict(adjustments or {}), name=resolved.name, task=resolved.task,
         strategy=resolved.method.strategy, labels=resolved.labels,
         teacher=_BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
         student=resolved.student.architecture, queue=resolved.resources.queue, priority=resolved.resources.priority,
-        sent=sent.model_dump(mode="json"), resolved=resolved.model_dump(mode="json"), status="queued",
-        phases=[], latest_metrics={}, last_seq=1, created_at=now, since=now, hinted_at=now,
+        sent=sent.model_dump(mode="json", exclude_unset=True), resolved=resolved.model_dump(mode="json"),
+        status="queued", phases=[], latest_metrics={}, last_seq=1, created_at=now, since=now, hinted_at=now,
     )  # fmt: skip
     row = session.scalars(statement.returning(JobRow)).one()
     record(session, row, Happening("queued", f"Queued in '{row.queue}'.", {"priority": row.priority}))
-    outbox.hint(session, row.id, queue=row.queue)
+    outbox.first_hint(session, row.id, queue=row.queue)
     return row
 
 
@@ -97,10 +113,33 @@ def get(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: there is no such job.
     """
+    return _whole(session, find(session, job_id))
+
+
+def edition_of(session: Session, job_id: str) -> tuple[Job, int]:
+    """The job, and the edition of what a user may change of it.
+
+    Raises:
+        NotFound: there is no such job.
+    """
     row = find(session, job_id)
-    attempts = session.scalars(select(AttemptRow).where(AttemptRow.job_id == row.id).order_by(AttemptRow.attempt)).all()
+    return _whole(session, row), row.edition
+
+
+def _whole(session: Session, row: JobRow) -> Job:
+    mine = select(AttemptRow).where(AttemptRow.job_id == row.id).order_by(AttemptRow.attempt)
+    attempts = session.scalars(mine).all() if row.attempt else ()
     now = session.scalars(select(now_seconds())).one()
     return present.job(row, attempts=attempts, position=_position(session, row), now=now)
+
+
+def sent(session: Session, job_id: str) -> dict[str, Any]:
+    """The spec of a job as it was sent, without the defaults that were filled in.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    return find(session, job_id).sent
 
 
 def find(session: Session, job_id: str, *, locked: bool = False) -> JobRow:
@@ -161,14 +200,10 @@ def page(
     if token:
         conditions.append(paging.after(paging.decode(token, query=query), JobRow.created_at, JobRow.id))
     statement = (
-        select(JobRow)
-        .where(*conditions)
-        .order_by(JobRow.created_at.desc(), JobRow.id.desc())
-        .limit(page_size + 1)
-        .options(load_only(*_IN_LISTS))
+        select(*_IN_LISTS).where(*conditions).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(page_size + 1)
     )
-    rows = session.scalars(statement).all()
-    data = tuple(present.summary(row) for row in rows[:page_size])
+    rows = session.execute(statement).all()
+    data = tuple(present.summary(cast(JobRow, row)) for row in rows[:page_size])
     last = paging.Position(rows[page_size - 1].created_at, rows[page_size - 1].id) if len(rows) > page_size else None
     return Page[JobSummary](data=data, next_page_token=paging.encode(last, query=query) if last else None)
 

@@ -76,6 +76,11 @@ def hint(session: Session, job_id: str, *, queue: str, wait_seconds: float = 0.0
     _write(session, "hint", {"job_id": job_id, "queue": queue}, job_id=job_id, wait_seconds=wait_seconds)
 
 
+def first_hint(session: Session, job_id: str, *, queue: str) -> None:
+    """Have a hint sent for a job that has had none."""
+    _write(session, "hint", {"job_id": job_id, "queue": queue}, job_id=job_id)
+
+
 def forget_hints(session: Session, job_id: str) -> None:
     """Drop the hints of a job that waits no longer, or whose hint was sent by other means."""
     session.execute(delete(OutboxEntry).where(OutboxEntry.job_id == job_id, OutboxEntry.kind == "hint"))

@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from distillery.errors import WrongState
+from distillery.errors import InvalidRequest, WrongState
+from distillery.spec.job import MOST_LABELS
 from distillery.views import TERMINAL, Job
 from store import outbox
 from store.jobs import find, get
@@ -101,6 +102,7 @@ def edit(
     Raises:
         NotFound: there is no such job.
         WrongState: a priority for a job that has ended.
+        InvalidRequest: more labels than a spec may have.
     """
     row = find(session, job_id, locked=True)
     if priority is not None and row.status in TERMINAL:
@@ -109,6 +111,9 @@ def edit(
     if labels is not None:
         kept = {key: value for key, value in row.labels.items() if key not in labels}
         wanted["labels"] = kept | {key: value for key, value in labels.items() if value is not None}
+        if len(wanted["labels"]) > MOST_LABELS:
+            detail = f"{job_id} would have {len(wanted['labels'])} labels; {MOST_LABELS} are the most."
+            raise InvalidRequest(detail, hint="Take some away: a label of null goes.", pointer="/labels")
     changed = {key: value for key, value in wanted.items() if value is not None and value != getattr(row, key)}
     if changed:
         happening = Happening("edited", f"Changed: {', '.join(sorted(changed))}.", changed)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, BackgroundTasks, Body, Header, Request, Response
 from app import editions, hints
 from app.checks import check
 from app.errors import documented
-from app.idempotency import CREATED, IdempotencyKey, once
+from app.idempotency import CREATED, IdempotencyKey, answered_before, once
 from app.parameters import JobId, ModelId, SentChanges, SentRetry
 from app.patches import merged
 from app.service import Served
@@ -81,15 +81,17 @@ def clone_job(
     job_id: JobId, served: Served, request: Request, idempotency_key: IdempotencyKey = None, patch: Patch | None = None
 ) -> Response:
     """Make a new job from the spec of this one, as it was sent, with the changes in the body; from the beginning."""
+    if known := answered_before(served, request, idempotency_key, asked=patch):
+        return known
     with served.database.read() as session:
-        before = jobs.get(session, job_id).spec
-    sent = parse(merged(before.model_dump(mode="json"), patch or {}))
+        before = jobs.get(session, job_id).spec.model_dump(mode="json")
+        sent = parse(merged(before, patch or {}, sent=jobs.sent(session, job_id)))
     check(sent, served.database)
 
     def act(session: Any) -> Answer:
         return _created(successors.clone(session, job_id, sent=sent, resolved=resolve(sent)))
 
-    return once(served, request, idempotency_key, act, asked=sent)
+    return once(served, request, idempotency_key, act, asked=patch)
 
 
 @router.patch("/v1/jobs/{job_id}", responses=_CHANGED)

@@ -50,7 +50,7 @@ def list_events(
         resumed = re.fullmatch(r"[0-9]{1,15}", last_event_id or "")
         return _live(job_id, served, after=max(start, int(resumed.group()) if resumed else 0))
     with served.database.read() as session:
-        jobs.get(session, job_id)
+        jobs.find(session, job_id)
         found = events.after(session, job_id, seq=start, limit=page_size + 1)
     shown = found[:page_size]
     last = paging.Position(float(shown[-1].seq), job_id) if len(found) > page_size else None
@@ -67,6 +67,6 @@ def _live(job_id: str, served: Served, *, after: int) -> Response:
         return News(found, status)
 
     with served.database.read() as session:
-        jobs.get(session, job_id)
+        jobs.find(session, job_id)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream(read, after=after), media_type="text/event-stream", headers=headers)

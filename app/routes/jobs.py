@@ -14,7 +14,7 @@ from app.checks import check
 from app.editions import etag
 from app.errors import Responses, documented
 from app.estimate import estimate
-from app.idempotency import CREATED, IdempotencyKey, once
+from app.idempotency import CREATED, IdempotencyKey, answered_before, once
 from app.negotiate import not_modified
 from app.parameters import JobId, PageSize, PageToken, SentSpec
 from app.service import Served, Service
@@ -41,6 +41,8 @@ def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Accept a job. Once this is answered the job is stored, and runs as soon as a worker is free."""
+    if known := answered_before(served, request, idempotency_key, asked=spec):
+        return known
     check(spec, served.database)
 
     def act(session: Any) -> Answer:
@@ -123,7 +125,7 @@ async def get_job(
 
 def _read(served: Service, job_id: str) -> tuple[Job, int]:
     with served.database.read() as session:
-        return jobs.get(session, job_id), jobs.find(session, job_id).edition
+        return jobs.edition_of(session, job_id)
 
 
 def _tagged(job: Job, if_none_match: str | None, *, edition: int) -> Response:

@@ -22,6 +22,7 @@ LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 
 
+MOST_LABELS = 64
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Priority = Annotated[int, Field(ge=0, le=100)]
 MaxSeconds = Annotated[float, Field(ge=1, le=31_536_000)]
@@ -78,7 +79,7 @@ class JobSpec(Frozen):
     resources: Resources = Resources()
     notify: Annotated[tuple[Notify, ...], Field(max_length=10)] = ()
     """Registered webhook endpoints that are told what becomes of this job."""
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MOST_LABELS)
     """Free key-value pairs to find jobs by."""
     provenance: Provenance = Provenance()
 

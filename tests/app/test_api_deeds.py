@@ -66,6 +66,36 @@ def test_a_clone_has_the_spec_with_the_changes(alone: Any, patch: Any, path: tup
     assert answer.json()["cloned_from"] == job["id"]
 
 
+def test_a_clone_keeps_what_was_sent_and_not_changed(alone: Any) -> None:
+    job = alone.submit(
+        dataset={"name": "digits", "validation": 0.2}, training={"optimizer": {"name": "sgd", "lr": 0.2}, "epochs": 4}
+    )
+    patch = {"dataset": {"name": "mnist"}, "teacher": {"architecture": "resnet20"}, "training": {"epochs": None}}
+    answer = alone.http.post(f"/v1/jobs/{job['id']}:clone", json=patch)
+    assert answer.status_code == 201, answer.text
+    spec = answer.json()["spec"]
+    assert (spec["dataset"]["name"], spec["dataset"]["validation"]) == ("mnist", 0.2)
+    assert (spec["teacher"]["architecture"], spec["teacher"]["train"]["epochs"]) == ("resnet20", 2)
+    assert spec["training"]["optimizer"]["lr"] == 0.2
+    assert spec["training"]["epochs"] not in (4, None)
+
+
+def test_a_clone_may_be_of_another_kind_where_defaults_were_not_sent(alone: Any) -> None:
+    job = alone.submit()
+    patch = {"teacher": None, "method": {"strategy": "self_distillation"}}
+    answer = alone.http.post(f"/v1/jobs/{job['id']}:clone", json=patch)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["spec"]["method"]["strategy"] == "self_distillation"
+
+
+def test_a_clone_draws_its_seed_anew_unless_one_was_sent(alone: Any) -> None:
+    for training, same in (({}, False), ({"seed": 7}, True)):
+        job = alone.submit(training=training)
+        new = alone.http.post(f"/v1/jobs/{job['id']}:clone").json()
+        seeds = [each["resolved_spec"]["training"]["seed"] for each in (job, new)]
+        assert (seeds[0] == seeds[1]) is same
+
+
 def test_a_clone_is_checked_like_any_job(alone: Any, check_problem: Any) -> None:
     job = alone.submit()
     path = f"/v1/jobs/{job['id']}:clone"

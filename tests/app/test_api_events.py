@@ -126,7 +126,7 @@ def test_a_stream_is_not_buffered_or_cached(live: Any) -> None:
         assert answer.read().startswith(b": the events of a job\n\n")
 
 
-def event(seq: int, kind: Any = "progress") -> Event:
+def event(seq: int, kind: Any = "warning") -> Event:
     """An event that nobody has stored."""
     return Event(seq=seq, type=kind, at=datetime.now(UTC), attempt=1, message="")
 
@@ -185,3 +185,15 @@ def test_the_status_is_looked_at_first_and_after_an_end_but_not_at_every_turn() 
     assert looks[0] is True
     assert looks[1:20] == [False] * 19
     assert looks[20] is True
+
+
+def test_an_end_is_told_at_once_though_another_event_stands_behind_it() -> None:
+    looks: list[bool] = []
+
+    def read(seq: int, *, with_status: bool) -> News:
+        looks.append(with_status)
+        ended = [event(1, "failed"), event(2, "webhook_disabled")]
+        return {1: News([], "running"), 2: News(ended)}.get(len(looks), News([], "failed"))
+
+    collected(read, pause_seconds=0.0001)
+    assert looks == [True, False, True]

@@ -93,3 +93,18 @@ def test_a_key_is_forgotten_after_a_day(either: Any) -> None:
         assert idempotency.sweep(session) == 0, "the new request has taken the place of the old one"
         session.execute(text("UPDATE idempotency_keys SET created_at = created_at - 86401"))
         assert idempotency.sweep(session) == 1
+
+
+def test_the_first_answer_is_repeated_even_when_it_would_be_refused_by_now(alone: Any) -> None:
+    teacher = alone.succeeded()
+    taught = SPEC | {"teacher": {"architecture": "seed_student", "job": teacher}}
+    asked = [("submit", "/v1/jobs", taught)]
+    first = post(alone, "submit", spec=taught)
+    asked.append(("clone", f"{first.headers['location']}:clone", {}))
+    answers = [first, post(alone, "clone", path=asked[1][1], spec={})]
+    for answer in answers:
+        alone.http.post(f"{answer.headers['location']}:cancel").raise_for_status()
+    assert alone.http.delete(f"/v1/jobs/{teacher}").status_code == 204
+    for (key, path, spec), before in zip(asked, answers, strict=True):
+        again = post(alone, key, path=path, spec=spec)
+        assert (again.status_code, again.content) == (201, before.content), again.text

@@ -1,11 +1,12 @@
 """Changing what does not change the result, and deleting for good."""
 
+import threading
 from typing import Any
 
 import pytest
 
-from distillery.errors import NotFound, WrongState
-from distillery.spec import LatencySpec
+from distillery.errors import InvalidRequest, InvalidSpec, NotFound, WrongState
+from distillery.spec import LatencySpec, parse, resolve
 from store import benchmarks, jobs, leases, removal, successors, wishes
 
 
@@ -133,3 +134,70 @@ def test_a_model_that_is_to_teach_is_not_deleted(shop: Any) -> None:
     shop.submit(teacher={"architecture": "seed_student", "model": model})
     with pytest.raises(WrongState, match="is needed by"):
         shop.do(removal.delete_model, model)
+
+
+def test_a_student_that_is_to_teach_by_the_name_of_its_job_is_not_deleted(shop: Any) -> None:
+    job_id = succeeded(shop)
+    needing = shop.submit(teacher={"architecture": "seed_student", "job": job_id}).id
+    with pytest.raises(WrongState, match=f"is needed by {needing}"):
+        shop.do(removal.delete_model, shop.job(job_id).student_model_id)
+
+
+def test_labels_that_come_one_after_the_other_are_not_more_than_a_spec_may_have(shop: Any) -> None:
+    job = shop.submit(labels={f"old-{number}": "" for number in range(40)})
+    with pytest.raises(InvalidRequest, match="would have 65 labels; 64 are the most"):
+        shop.do(wishes.edit, job.id, labels={f"new-{number}": "" for number in range(25)})
+    swapped = {"old-0": None} | {f"new-{number}": "" for number in range(25)}
+    assert len(shop.do(wishes.edit, job.id, labels=swapped).labels) == 64
+
+
+@pytest.mark.parametrize("what", ["job", "model"])
+def test_what_a_job_that_is_just_being_submitted_needs_is_not_deleted(shop: Any, what: str) -> None:
+    job_id = succeeded(shop)
+    named = {"job": job_id, "model": shop.job(job_id).student_model_id}
+    delete, doomed_id = (removal.delete_job if what == "job" else removal.delete_model), named[what]
+    told: list[str] = []
+
+    def remove() -> None:
+        try:
+            shop.do(delete, doomed_id)
+        except WrongState as error:
+            told.append(error.detail)
+
+    sent = parse({
+        "dataset": {"name": "digits"}, "student": {"architecture": "seed_student"},
+        "teacher": {"architecture": "seed_student", what: doomed_id},
+    })  # fmt: skip
+    with shop.database.transaction() as session:
+        needing = jobs.submit(session, sent=sent, resolved=resolve(sent)).id
+        remover = threading.Thread(target=remove)
+        remover.start()
+        remover.join(timeout=0.5)
+        assert remover.is_alive(), "the deletion waits for the submission"
+    remover.join(timeout=30)
+    assert told == [f"{doomed_id} is needed by {needing}."]
+
+
+@pytest.mark.parametrize("verb", ["submit", "measure"])
+def test_what_is_just_being_deleted_is_not_there_for_who_comes_after(shop: Any, verb: str) -> None:
+    job_id = succeeded(shop)
+    told: list[type] = []
+
+    def come() -> None:
+        try:
+            if verb == "submit":
+                shop.submit(teacher={"architecture": "seed_student", "job": job_id})
+            else:
+                shop.do(benchmarks.request, job_id, spec=LatencySpec())
+        except (InvalidSpec, NotFound) as error:
+            told.append(type(error))
+
+    with shop.database.transaction() as session:
+        removal.delete_job(session, job_id)
+        comer = threading.Thread(target=come)
+        comer.start()
+        comer.join(timeout=0.5)
+        assert comer.is_alive(), "it waits for the deletion"
+    comer.join(timeout=30)
+    assert told == [InvalidSpec if verb == "submit" else NotFound]
+    assert shop.sql("SELECT * FROM jobs") == []

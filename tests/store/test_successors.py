@@ -6,7 +6,7 @@ import pytest
 
 from distillery.errors import WrongState
 from distillery.spec import resolve
-from store import successors
+from store import removal, successors, wishes
 
 
 def test_a_retry_is_a_new_job_with_the_same_seed_that_goes_on_from_the_last_checkpoint(shop: Any) -> None:
@@ -41,3 +41,31 @@ def test_a_clone_begins_anew(shop: Any) -> None:
     new = shop.do(successors.clone, claim.id, sent=sent, resolved=resolve(sent))
     assert (new.status, new.cloned_from, new.retry_of) == ("queued", claim.id, None)
     assert shop.claim(new.id).checkpoints == ()
+
+
+def test_a_retry_of_a_retry_that_saved_nothing_goes_on_from_what_there_is(shop: Any) -> None:
+    first = shop.claimed()
+    shop.save(first, 7)
+    shop.fail(first)
+    second = shop.claim(shop.do(successors.retry, first.id).id)
+    shop.fail(second)
+    third = shop.do(successors.retry, second.id)
+    assert third.retry_of == first.id
+    with pytest.raises(WrongState, match=f"is needed by {third.id}"):
+        shop.do(removal.delete_job, first.id)
+    claim = shop.claim(third.id)
+    assert [each.step for each in claim.checkpoints] == [7]
+    shop.save(claim, 9)
+    shop.fail(claim)
+    assert shop.do(successors.retry, third.id).retry_of == third.id
+
+
+def test_a_retry_is_called_as_its_predecessor_is_called_by_now_and_runs_as_it_ran(shop: Any) -> None:
+    claim = shop.claimed(labels={"a": "1"})
+    shop.do(wishes.edit, claim.id, name="better", labels={"a": None, "b": "2"}, priority=90)
+    shop.sql("UPDATE jobs SET adjustments = '{\"micro_batches\": 4}' WHERE id = :id", id=claim.id)
+    shop.fail(claim)
+    new = shop.do(successors.retry, claim.id)
+    assert (new.name, new.labels, new.adjustments.micro_batches) == ("better", {"b": "2"}, 4)
+    assert new.spec.resources.priority == new.resolved_spec.resources.priority == 90
+    assert new.resolved_spec.training == claim.spec.training

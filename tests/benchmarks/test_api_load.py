@@ -1,0 +1,35 @@
+"""The load benchmark at its smallest: it measures every line of its table and leaves no database behind."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "benchmarks" / "api_load.py"
+TINY = (
+    "--database=postgres", "--rounds=1", "--seconds=1", "--queued=40", "--claims=8", "--pages=5", "--slow-sockets=5",
+)  # fmt: skip
+LINES = 27
+
+
+def test_it_measures_every_line_and_cleans_up(postgres_server: str, tmp_path: Path) -> None:
+    page = tmp_path / "load.md"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *TINY, f"--out={page}"],
+        env=os.environ | {"TEST_DATABASE_URL": postgres_server},
+        capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = page.read_text()
+    assert written in done.stdout
+    assert "1 round(s), each on a new database with 40 queued jobs" in written
+    figures = re.findall(r"^\| .+ \| (-?[\d.]+|nan) \(.+ to .+\) \| .* \| .* \|$", written, re.MULTILINE)
+    assert len(figures) == LINES
+    assert "nan" not in figures
+    with psycopg.connect(postgres_server) as connection:
+        left = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'distillery_load_%'").fetchall()
+    assert left == []
