@@ -24,6 +24,33 @@ def reader(kind: type[T]) -> Callable[[httpx.Response], T]:
     return lambda response: _read(adapter, response)
 
 
+def nothing(response: httpx.Response) -> None:
+    """Read an answer without a body.
+
+    Raises:
+        ServiceRefused: the answer is a problem.
+    """
+    if not response.is_success:
+        raise refusal(response)
+
+
+def tag(response: httpx.Response) -> str:
+    """The `ETag` of an answer.
+
+    Raises:
+        ServiceRefused: the answer is a problem, or has none.
+    """
+    nothing(response)
+    if found := str(response.headers.get("etag", "")):
+        return found
+    raise ServiceRefused(
+        f"{_asked(response)} was answered without an ETag.",
+        status=response.status_code,
+        problem_code="UNEXPECTED_ANSWER",
+        hint="Is this a Distillery service, and of the version of this client?",
+    )
+
+
 def rows(kind: type[T]) -> Callable[[httpx.Response], tuple[T, ...]]:
     """How to read a list that fits one page."""
     whole: Callable[[httpx.Response], Page[T]] = reader(Page[kind])  # type: ignore[valid-type]  # a runtime parameter

@@ -1,10 +1,10 @@
 """The asynchronous client: `Client`, method for method, for programs with an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
@@ -93,7 +93,11 @@ class AsyncClient:
             return False
 
     async def submit(self, spec: Spec) -> Job:
-        """Submit a job; the service says `ServiceRefused` with pointers when the spec has errors."""
+        """Submit a job, and only one, also when an answer is lost and the request is sent again.
+
+        Raises:
+            ServiceRefused: the spec has errors; `problems` points at each.
+        """
         return await self._call(calls.submit(spec))
 
     async def validate(self, spec: Spec) -> Validation:
@@ -118,8 +122,56 @@ class AsyncClient:
         """Ask a job to stop: at once when it is queued, else after it has saved its last checkpoint."""
         return await self._call(calls.cancel(job_id))
 
+    async def pause(self, job_id: str) -> Job:
+        """Set a job aside: at once when it is queued, else after it has saved a checkpoint and left its worker."""
+        return await self._call(calls.pause(job_id))
+
+    async def resume(self, job_id: str) -> Job:
+        """Queue a paused job again; it goes on from its last checkpoint."""
+        return await self._call(calls.resume(job_id))
+
+    async def retry(self, job_id: str, *, max_seconds: float | None = None) -> Job:
+        """A new job that goes on from the last checkpoint of one that failed, crashed or was cancelled.
+
+        `max_seconds` takes the place of the time limit in its spec.
+        """
+        return await self._call(calls.retry(job_id, max_seconds=max_seconds))
+
+    async def clone(self, job_id: str, changes: Mapping[str, Any] | None = None) -> Job:
+        """A new job with the spec of this one, from the beginning.
+
+        `changes` is a merge patch (RFC 7396): what is None has its default again, and lists are replaced as a whole.
+        """
+        return await self._call(calls.clone(job_id, changes=changes))
+
+    async def edit(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
+        if_match: str | None = None,
+    ) -> Job:
+        """Change what does not change the result; None leaves it, and a label of None is taken away.
+
+        With `if_match`, a tag from `job_tag`, `ServiceRefused` says when somebody has changed the job since then.
+        """
+        call = calls.edit(job_id, name=name, labels=labels, priority=priority, if_match=if_match)
+        return await self._call(call)
+
+    async def job_tag(self, job_id: str) -> str:
+        """The `ETag` of a job as it is now."""
+        return await self._call(calls.job_tag(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with all its files, unless a job that has not ended needs them."""
+        await self._call(calls.delete(job_id))
+
     async def wait(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Job:
         """Return when the job has ended; with `check` raise JobEndedBadly unless it succeeded.
+
+        A paused job is waited for too.
 
         Raises:
             StillRunning: after `timeout` seconds.
@@ -247,3 +299,7 @@ class AsyncClient:
                 yield row
             if (token := page.next_page_token) is None:
                 return
+
+    async def delete_model(self, model_id: str) -> None:
+        """Forget a model, unless a job that has not ended needs it; its weights stay an artifact of its job."""
+        await self._call(calls.delete_model(model_id))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
@@ -31,6 +32,7 @@ from distillery.views import (
 
 T = TypeVar("T")
 _JSON = {"Content-Type": "application/json"}
+_KEY = "Idempotency-Key"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Call(Generic[T]):
     repeatable: bool = True
     held_seconds: float = 0.0
 
+    @property
+    def keyed(self) -> bool:
+        """Whether it carries a key by which the service knows a repeat."""
+        return _KEY in self.headers
+
 
 class JobFilters(TypedDict, total=False):
     """Which jobs a list shows; what is left out does not narrow it."""
@@ -67,8 +74,8 @@ class JobFilters(TypedDict, total=False):
 
 
 def submit(spec: JobSpec | Mapping[str, Any]) -> Call[Job]:
-    """Ask for a job. Not repeatable: two requests are two jobs."""
-    return Call("POST", "/v1/jobs", answers.reader(Job), body=_as_json(spec), headers=_JSON, repeatable=False)
+    """Ask for a job: one, however often this is sent."""
+    return Call("POST", "/v1/jobs", answers.reader(Job), body=_as_json(spec), headers=_JSON | _fresh_key())
 
 
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[Validation]:
@@ -91,6 +98,61 @@ def jobs(filters: JobFilters, *, page_size: int, token: str | None) -> Call[Page
 def cancel(job_id: str) -> Call[Job]:
     """Ask a job to stop; asking again changes nothing."""
     return Call("POST", f"{_of_job(job_id)}:cancel", answers.reader(Job))
+
+
+def pause(job_id: str) -> Call[Job]:
+    """Set a job aside; asking again changes nothing."""
+    return Call("POST", f"{_of_job(job_id)}:pause", answers.reader(Job))
+
+
+def resume(job_id: str) -> Call[Job]:
+    """Queue a paused job again. Not repeatable: the second request would be told that it is not paused."""
+    return Call("POST", f"{_of_job(job_id)}:resume", answers.reader(Job), repeatable=False)
+
+
+def retry(job_id: str, *, max_seconds: float | None) -> Call[Job]:
+    """Ask for a job that goes on where this one ended: one, however often this is sent."""
+    path, read = f"{_of_job(job_id)}:retry", answers.reader(Job)
+    if max_seconds is None:
+        return Call("POST", path, read, headers=_fresh_key())
+    return Call("POST", path, read, body=_as_json({"max_seconds": max_seconds}), headers=_JSON | _fresh_key())
+
+
+def clone(job_id: str, *, changes: Mapping[str, Any] | None) -> Call[Job]:
+    """Ask for a job with the spec of this one, and changes as a merge patch: one, however often this is sent."""
+    body = _as_json(changes or {})
+    return Call("POST", f"{_of_job(job_id)}:clone", answers.reader(Job), body=body, headers=_JSON | _fresh_key())
+
+
+def edit(
+    job_id: str,
+    *,
+    name: str | None,
+    labels: Mapping[str, str | None] | None,
+    priority: int | None,
+    if_match: str | None,
+) -> Call[Job]:
+    """Change a job. With `if_match` not repeatable: the first request would outdate the second."""
+    given = {"name": name, "labels": None if labels is None else dict(labels), "priority": priority}
+    changes = {field: value for field, value in given.items() if value is not None}
+    headers = _JSON | ({"If-Match": if_match} if if_match is not None else {})
+    body, read = _as_json(changes), answers.reader(Job)
+    return Call("PATCH", _of_job(job_id), read, body=body, headers=headers, repeatable=if_match is None)
+
+
+def job_tag(job_id: str) -> Call[str]:
+    """Read the `ETag` of a job."""
+    return Call("GET", _of_job(job_id), answers.tag)
+
+
+def delete(job_id: str) -> Call[None]:
+    """Delete a job. Not repeatable: the second request would find none."""
+    return Call("DELETE", _of_job(job_id), answers.nothing, repeatable=False)
+
+
+def delete_model(model_id: str) -> Call[None]:
+    """Forget a model. Not repeatable: the second request would find none."""
+    return Call("DELETE", f"/v1/models/{_segment(model_id)}", answers.nothing, repeatable=False)
 
 
 def events(job_id: str, *, after: int, page_size: int) -> Call[Page[Event]]:
@@ -133,11 +195,11 @@ def report(job_id: str) -> Call[Report]:
 
 
 def measure_latency(job_id: str, *, spec: LatencySpec | Mapping[str, Any] | None) -> Call[Benchmark]:
-    """Ask a worker to time student against teacher. Not repeatable: each request is a measurement of its own."""
+    """Ask a worker to time student against teacher: once, however often this is sent."""
     path, read = f"{_of_job(job_id)}/latency", answers.reader(Benchmark)
     if spec is None:
-        return Call("POST", path, read, repeatable=False)
-    return Call("POST", path, read, body=_as_json(spec), headers=_JSON, repeatable=False)
+        return Call("POST", path, read, headers=_fresh_key())
+    return Call("POST", path, read, body=_as_json(spec), headers=_JSON | _fresh_key())
 
 
 def latency(job_id: str) -> Call[Benchmark]:
@@ -179,6 +241,10 @@ def _of_job(job_id: str) -> str:
     return f"/v1/jobs/{_segment(job_id)}"
 
 
+def _fresh_key() -> dict[str, str]:
+    return {_KEY: str(uuid4())}
+
+
 def _segment(text: str) -> str:
     return quote(text, safe="")
 
@@ -194,5 +260,6 @@ def _as_json(spec: JobSpec | LatencySpec | Mapping[str, Any]) -> bytes:
         return json.dumps(dict(spec), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"The spec cannot be written as JSON: {error}.", hint="Use text, finite numbers, lists and dictionaries."
+            f"What was to be sent cannot be written as JSON: {error}.",
+            hint="Use text, finite numbers, lists and dictionaries.",
         ) from None

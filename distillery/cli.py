@@ -1,4 +1,4 @@
-"""The command line: `distillery up | submit | watch | list | show | cancel | download | latency | report | ...`
+"""The command line: `distillery up | submit | watch | list | show | pause | download | latency | report | ...`
 
 Results go to stdout, as tables or with --json as one JSON document; everything else goes to stderr. Nothing heavy is
 imported before a command needs it, so that help is quick.
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from distillery import cli_webhooks, console
+from distillery import cli_deeds, cli_webhooks, console
 from distillery.cli_options import SERVER as _SERVER
-from distillery.cli_options import AsJson, Server
+from distillery.cli_options import AsJson, JobId, Server
 from distillery.cli_options import client as _client
 from distillery.errors import DistilleryError
 
@@ -48,8 +48,6 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_webhooks.app, name="webhooks")
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.", show_default=False)]
 
 
 def main() -> None:
@@ -156,7 +154,7 @@ def _follow(client: "Client", job_id: str, *, as_json: bool) -> NoReturn:
     try:
         job = watch_job(client, job_id, console=console.stderr())
     except KeyboardInterrupt:
-        console.note(f"\nThe job goes on. Follow it again with: distillery watch {job_id}")
+        console.note(f"\nOnly the watching has ended. Take it up again with: distillery watch {job_id}")
         raise typer.Exit(console.INTERRUPTED) from None
     raise typer.Exit(console.end_of(client, job, as_json=as_json))
 
@@ -194,14 +192,11 @@ def show(job_id: JobId, server: Server = _SERVER, as_json: AsJson = False) -> No
         console.result(job, lambda: tables.job_table(job, client.artifacts(job_id)), as_json=as_json)
 
 
-@app.command()
-def cancel(job_id: JobId, server: Server = _SERVER, as_json: AsJson = False) -> None:
-    """Stop a job; its last checkpoint is kept."""
-    with _client(server) as client:
-        job = client.cancel(job_id)
-    if as_json:
-        return console.print_json(job)
-    return console.note(f"Job {job.id} is {job.status}.")
+for _deed in (
+    cli_deeds.cancel, cli_deeds.pause, cli_deeds.resume, cli_deeds.retry, cli_deeds.clone, cli_deeds.edit,
+    cli_deeds.delete,
+):  # fmt: skip
+    app.command()(_deed)
 
 
 @app.command()

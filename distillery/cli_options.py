@@ -12,6 +12,7 @@ Server = Annotated[
     str, typer.Option("--server", "-s", envvar="DISTILLERY_SERVER", help="Address of the service.", show_default=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.", show_default=False)]
 SERVER = "http://127.0.0.1:8000"
 
 

@@ -10,10 +10,10 @@ What is asked and how answers are read stands in `calls`, what takes several req
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
@@ -105,7 +105,11 @@ class Client:
             return False
 
     def submit(self, spec: Spec) -> Job:
-        """Submit a job; the service says `ServiceRefused` with pointers when the spec has errors."""
+        """Submit a job, and only one, also when an answer is lost and the request is sent again.
+
+        Raises:
+            ServiceRefused: the spec has errors; `problems` points at each.
+        """
         return self._call(calls.submit(spec))
 
     def validate(self, spec: Spec) -> Validation:
@@ -129,8 +133,56 @@ class Client:
         """Ask a job to stop: at once when it is queued, else after it has saved its last checkpoint."""
         return self._call(calls.cancel(job_id))
 
+    def pause(self, job_id: str) -> Job:
+        """Set a job aside: at once when it is queued, else after it has saved a checkpoint and left its worker."""
+        return self._call(calls.pause(job_id))
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again; it goes on from its last checkpoint."""
+        return self._call(calls.resume(job_id))
+
+    def retry(self, job_id: str, *, max_seconds: float | None = None) -> Job:
+        """A new job that goes on from the last checkpoint of one that failed, crashed or was cancelled.
+
+        `max_seconds` takes the place of the time limit in its spec.
+        """
+        return self._call(calls.retry(job_id, max_seconds=max_seconds))
+
+    def clone(self, job_id: str, changes: Mapping[str, Any] | None = None) -> Job:
+        """A new job with the spec of this one, from the beginning.
+
+        `changes` is a merge patch (RFC 7396): what is None has its default again, and lists are replaced as a whole.
+        """
+        return self._call(calls.clone(job_id, changes=changes))
+
+    def edit(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
+        if_match: str | None = None,
+    ) -> Job:
+        """Change what does not change the result; None leaves it, and a label of None is taken away.
+
+        With `if_match`, a tag from `job_tag`, `ServiceRefused` says when somebody has changed the job since then.
+        """
+        call = calls.edit(job_id, name=name, labels=labels, priority=priority, if_match=if_match)
+        return self._call(call)
+
+    def job_tag(self, job_id: str) -> str:
+        """The `ETag` of a job as it is now."""
+        return self._call(calls.job_tag(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with all its files, unless a job that has not ended needs them."""
+        self._call(calls.delete(job_id))
+
     def wait(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Job:
         """Return when the job has ended; with `check` raise JobEndedBadly unless it succeeded.
+
+        A paused job is waited for too.
 
         Raises:
             StillRunning: after `timeout` seconds.
@@ -256,3 +308,7 @@ class Client:
             yield from page.data
             if (token := page.next_page_token) is None:
                 return
+
+    def delete_model(self, model_id: str) -> None:
+        """Forget a model, unless a job that has not ended needs it; its weights stay an artifact of its job."""
+        self._call(calls.delete_model(model_id))

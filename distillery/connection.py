@@ -77,7 +77,8 @@ class Connection:
 
     def exchange(self, call: Call[T]) -> Flow[T]:
         """One request, again where that is safe."""
-        return flows.exchange(call, server=self.server, patience=Patience())
+        outage = self.outage() if call.keyed else None
+        return flows.exchange(call, server=self.server, patience=Patience(), outage=outage)
 
     def asking_once(self, call: Call[T]) -> Flow[T]:
         """One request and no second."""

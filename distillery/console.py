@@ -58,6 +58,26 @@ def line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def confirm(question: str) -> None:
+    """Go on after a yes.
+
+    Raises:
+        Exit: the answer is no.
+        InvalidRequest: nobody is there to answer.
+    """
+    import typer
+
+    sys.stderr.write(f"{question} [y/N] ")  # typer.confirm would leave a space on stdout
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        note("")
+        raise InvalidRequest("It was not confirmed, and nothing was done.", hint="Give --yes to go on.")
+    if answer.strip().lower() not in ("y", "yes"):
+        note("Nothing was done.")
+        raise typer.Exit(JOB_FAILED)
+
+
 def explain(error: DistilleryError) -> None:
     """Say what went wrong, where, and how to mend it."""
     listed = error.problems  # the detail would say the same once more

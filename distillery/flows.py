@@ -14,7 +14,7 @@ import httpx
 
 from distillery import answers, calls
 from distillery.calls import Call
-from distillery.errors import DistilleryError, JobEndedBadly, StillRunning
+from distillery.errors import DistilleryError, JobEndedBadly, StillRunning, Unavailable
 from distillery.spec import LatencySpec
 from distillery.views import TERMINAL, Benchmark, Job
 
@@ -28,6 +28,7 @@ HELD_SECONDS = 30
 """How long the service is asked to hold its answer while nothing happens."""
 POLL_SECONDS = 0.5
 """The least time between two looks at the same thing."""
+_PERHAPS_DONE = "It may have been done all the same: look before you ask again."
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Timeouts:
     read: float = 30.0
     write: float = 30.0
     outage: float = 60.0
-    """How long `wait`, `stream` and `download` bear with a service that is away, as while it restarts."""
+    """How long `wait`, `stream` and `download` bear with a service that is away, as while it restarts, and how long a
+    new job, or a measurement, is asked for again after an answer was lost."""
 
 
 @dataclass
@@ -87,8 +89,11 @@ class Patience:
         return full * random.uniform(0.5, 1.0)  # noqa: S311  (spreads clients out; no secret)
 
 
-def exchange(call: Call[T], *, server: str, patience: Patience) -> Flow[T]:
+def exchange(call: Call[T], *, server: str, patience: Patience, outage: Patience | None = None) -> Flow[T]:
     """Send a call, again where that is safe, and read its answer.
+
+    `outage` takes the place of `patience` once the service has been reached: what it was asked for may be done, and
+    only an answer can tell.
 
     Raises:
         Unavailable: nobody answers.
@@ -101,12 +106,14 @@ def exchange(call: Call[T], *, server: str, patience: Patience) -> Flow[T]:
             failure = answers.unreachable(error, server=server)
             never_arrived = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             if not (call.repeatable or never_arrived):
-                raise failure from error
+                raise Unavailable(failure.detail, hint=_PERHAPS_DONE) from error
+            patience = patience if never_arrived else outage or patience
             pause = patience.pause(failure)
         else:
             if response.status_code not in RETRIED_STATUSES or not call.repeatable:
                 patience.reset()
                 return call.read(response)
+            patience = outage or patience
             pause = patience.pause(answers.refusal(response), retry_after=answers.retry_after(response))
         yield Pause(pause)
 
@@ -114,7 +121,7 @@ def exchange(call: Call[T], *, server: str, patience: Patience) -> Flow[T]:
 def wait_for_job(
     job_id: str, *, timeout_seconds: float | None, server: str, patience: Patience, check: bool
 ) -> Flow[Job]:
-    """Wait until a job has ended.
+    """Wait until a job has ended; while it is paused, too.
 
     Raises:
         StillRunning: it has not, after `timeout_seconds`.
@@ -132,9 +139,14 @@ def wait_for_job(
         if timeout_seconds is not None and now >= began + timeout_seconds:
             raise StillRunning(
                 f"Job {job_id} is {job.status} after {timeout_seconds:g} s.",
-                hint=f"It goes on. Wait again, or stop it with `distillery cancel {job_id}`.",
+                hint=_HINT_ON_PAUSED.format(job_id)
+                if job.status == "paused"
+                else f"It goes on. Wait again, or stop it with `distillery cancel {job_id}`.",
             )
         yield Pause(max(0.0, min(POLL_SECONDS - (now - looked), left)))
+
+
+_HINT_ON_PAUSED = "It waits for you. Let it go on with `distillery resume {}`."
 
 
 def _checked(job: Job) -> Job:
@@ -156,7 +168,9 @@ def measure_latency(
     Raises:
         JobEndedBadly: the measurement did not succeed.
     """
-    asked: Benchmark = yield from exchange(calls.measure_latency(job_id, spec=spec), server=server, patience=Patience())
+    asked: Benchmark = yield from exchange(
+        calls.measure_latency(job_id, spec=spec), server=server, patience=Patience(), outage=patience
+    )
     latest = asked
     while wait and latest.status not in TERMINAL:
         yield Pause(POLL_SECONDS)

@@ -1,5 +1,6 @@
 """Read a job from a YAML or JSON file or from standard input, and change single fields with `path=value`."""
 
+import copy
 import re
 import sys
 from collections.abc import Hashable, Sequence
@@ -57,6 +58,42 @@ def read(source: str, *, settings: Sequence[str] = ()) -> dict[str, Any]:
         InvalidRequest: the file cannot be read, or a setting does not fit the spec.
         InvalidSpec: a setting names a field that no spec has.
     """
+    return apply(_document(source, what="a job spec", hint="Write fields such as 'dataset:' and 'teacher:'."), settings)
+
+
+def changes(before: dict[str, Any], *, source: str | None, settings: Sequence[str]) -> dict[str, Any]:
+    """A merge patch over the spec `before`: what stands in the file, with each `path=value` of `settings` put in.
+
+    A patch cannot reach into a list, so a setting that does takes the whole list along.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or a setting does not fit the spec.
+        InvalidSpec: a setting names a field that no spec has.
+    """
+    hint = "Write the fields to change, as 'training: {epochs: 20}'."
+    patch = {} if source is None else _document(source, what="changes", hint=hint)
+    after = apply(_merged(before, patch), settings)
+    for setting in settings:
+        here: Any = after
+        place: list[str] = []
+        for part in setting.partition("=")[0].split("."):
+            if isinstance(here, list):
+                break
+            here = here[part]
+            place.append(part)
+        _put(patch, ".".join(place), here)
+    return patch
+
+
+def _merged(before: Any, patch: Any) -> Any:
+    """RFC 7396, except that null stays: only the service knows the default that it stands for."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    kept = before if isinstance(before, dict) else {}
+    return copy.deepcopy(kept) | {name: _merged(kept.get(name), value) for name, value in patch.items()}
+
+
+def _document(source: str, *, what: str, hint: str) -> dict[str, Any]:
     text = _text(source)
     name = "standard input" if source == STDIN else source
     try:
@@ -65,10 +102,8 @@ def read(source: str, *, settings: Sequence[str] = ()) -> dict[str, Any]:
         raise InvalidRequest(f"{name} is neither YAML nor JSON: {_where(error)}", hint="Mend that line.") from None
     if not isinstance(document, dict):
         found = "nothing" if document is None else f"a {type(document).__name__}"
-        raise InvalidRequest(
-            f"{name} holds {found} instead of a job spec.", hint="Write fields such as 'dataset:' and 'teacher:'."
-        )
-    return apply(document, settings)
+        raise InvalidRequest(f"{name} holds {found} instead of {what}.", hint=hint)
+    return document
 
 
 def apply(document: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

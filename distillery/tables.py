@@ -12,12 +12,14 @@ from distillery.report import Estimated, LatencyReport, Percentile, Report
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
 from distillery.spec.teacher import TeacherEnsemble
-from distillery.views import Architecture, Artifact, Job, JobSummary, ObjectiveTerm, Progress, Validation
+from distillery.views import Adjustments, Architecture, Artifact, Job, JobSummary, ObjectiveTerm, Progress, Validation
 
 _STYLES = {
-    "queued": "cyan", "running": "blue", "cancelling": "yellow", "succeeded": "green", "failed": "red",
-    "crashed": "red", "cancelled": "yellow", "faster": "green", "slower": "red", "invalid": "red",
+    "queued": "cyan", "running": "blue", "pausing": "yellow", "paused": "magenta", "cancelling": "yellow",
+    "succeeded": "green", "failed": "red", "crashed": "red", "cancelled": "yellow",
+    "faster": "green", "slower": "red", "invalid": "red",
 }  # fmt: skip
+_BEGUN = ("running", "pausing", "paused", "cancelling")
 _ITSELF = "itself"
 """Who teaches in self-distillation."""
 _COLUMNS = ("teacher", "assistant", "student", "baseline", "exit")
@@ -202,7 +204,7 @@ def _facts(job: Job, artifacts: Sequence[Artifact]) -> Iterable[tuple[str, str |
     yield "student", spec.student.architecture
     yield "objective", _objective(spec)
     yield "seeds", str(spec.seeds) if spec.seeds > 1 else ""
-    yield "progress", _progress(job.progress) if job.status in ("running", "cancelling") else ""
+    yield "progress", _progress(job.progress) if job.status in _BEGUN else ""
     yield (
         "phases",
         ", ".join(
@@ -213,12 +215,23 @@ def _facts(job: Job, artifacts: Sequence[Artifact]) -> Iterable[tuple[str, str |
         ),
     )
     yield "attempt", f"{job.attempt} on {job.worker}" if job.worker else str(job.attempt or "")
+    yield "adjusted", _adjusted(job.adjustments)
+    yield "retry of", job.retry_of or ""
+    yield "cloned from", job.cloned_from or ""
     yield "labels", Text(", ".join(f"{key}={value}" for key, value in job.labels.items()))
     yield "created", _ago(job.created_at)
     yield "running", seconds(job.usage.running_seconds) if job.started_at else ""
     yield "error", Text(f"{job.error.detail} {job.error.hint}".strip(), style="red") if job.error else ""
     yield "student model", job.student_model_id or ""
     yield "artifacts", ", ".join(f"{each.name} ({size(each.size_bytes)})" for each in artifacts)
+
+
+def _adjusted(adjustments: Adjustments) -> str:
+    """What earlier attempts have met, and what is done about it."""
+    parts, runs = adjustments.micro_batches, adjustments.rate_halved
+    told = [f"each batch in {parts} parts, since memory ran out"] if parts > 1 else []
+    told += [f"half the learning rate in {' and '.join(runs)}, since the loss diverged"] if runs else []
+    return "; ".join(told)
 
 
 def _teacher(spec: JobSpec) -> str:

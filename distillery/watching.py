@@ -22,11 +22,14 @@ LOOK_SECONDS = 0.5
 """Between two looks at how far the job is; the trainer tells it about once a second."""
 PLAIN_SECONDS = 10.0
 """Between two lines of progress where the console is a file."""
-_TOLD = frozenset({"queued", "warning", "cancel_requested", "requeued", "started", "failed", "crashed", "cancelled"})
+_TOLD = frozenset({
+    "queued", "warning", "webhook_disabled", "pause_requested", "paused", "resumed", "cancel_requested", "requeued",
+    "started", "failed", "crashed", "cancelled",
+})  # fmt: skip
 
 
 def watch(client: Client, job_id: str, *, console: Console) -> Job:
-    """Show the job's events and progress until it has ended, also over restarts of the service; return it.
+    """Show the job's events and progress until it has ended, also over pauses and restarts of the service; return it.
 
     Raises:
         Unavailable: the service was away for too long.
@@ -36,9 +39,19 @@ def watch(client: Client, job_id: str, *, console: Console) -> Job:
     with show.live(), _progress_of(client, job_id, tell=show.progress):
         for event in client.stream(job_id):
             show.event(event)
-    job = client.job(job_id)
+            if event.type == "paused" and _is_paused(client, job_id):
+                show.note(f"Waiting. Let it go on with: distillery resume {job_id}")
+    job = client.wait(job_id)  # it has ended; unlike `job`, this bears with a service that is away
     show.end(job)
     return job
+
+
+def _is_paused(client: Client, job_id: str) -> bool:
+    """Whether it still is: the event may be an old one."""
+    try:
+        return client.job(job_id).status == "paused"
+    except DistilleryError:
+        return False
 
 
 @contextmanager
@@ -101,10 +114,14 @@ class Bars:
         if event.type == "phase":
             self._leave(event.at, whole=True)
             self._enter(str(event.data.get("phase", event.message)), at=event.at)
-        elif event.type in views.TERMINAL or event.type == "requeued":
+        elif event.type in views.TERMINAL or event.type in ("requeued", "paused"):
             self._leave(event.at, whole=event.type == "succeeded")
         if event.type in _TOLD:
             self._bars.console.print(_line(event), highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, progress: views.Progress) -> None:
         """Move the bar of the running phase."""
@@ -143,6 +160,7 @@ class Lines:
     console: Console
     clock: Callable[[], float] = time.monotonic
     _told_at: float = field(default=0.0, init=False)
+    _current: str = field(default="", init=False)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -152,14 +170,21 @@ class Lines:
     def event(self, event: Event) -> None:
         """A line for a phase and for what matters."""
         if event.type == "phase":
-            self._told_at = self.clock()
-            self._say(f"{event.data.get('phase', event.message)} ...")
-        elif event.type in _TOLD:
+            self._told_at, self._current = self.clock(), str(event.data.get("phase", event.message))
+            self._say(f"{self._current} ...")
+        elif event.type in ("requeued", "paused"):
+            self._current = ""  # what the job itself tells is old until a further attempt has entered a phase
+        if event.type in _TOLD:
             self._say(_line(event).plain)
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self._say(text)
 
     def progress(self, progress: views.Progress) -> None:
         """A line now and then."""
-        if progress.total_steps and self.clock() - self._told_at >= PLAIN_SECONDS:
+        due = self.clock() - self._told_at >= PLAIN_SECONDS
+        if progress.phase == self._current and progress.total_steps and due:
             self._told_at = self.clock()
             self._say(f"  {progress.phase}: {100 * progress.step / progress.total_steps:.0f} %, {_told(progress)}")
 

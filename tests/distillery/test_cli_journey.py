@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ export: [safetensors]
 latency: {runtimes: [eager]}
 labels: {team: vision}
 """
+A_WHILE = ("--set", "training.epochs=60", "--set", "baseline=false", "--set", "latency=null")
+"""Long enough to be met while it trains."""
 LONG = ("--set", "training.epochs=10000", "--set", "teacher.train.epochs=10000", "--set", "latency=null")
 
 
@@ -160,7 +163,7 @@ def test_a_job_on_missing_data_fails_with_the_place(run: CommandLine) -> None:
     assert "no-such-folder" in stderr.splitlines()[-2] + stderr.splitlines()[-1]
 
 
-def test_an_interrupted_watch_leaves_the_job_running_and_cancel_ends_it(run: CommandLine) -> None:
+def test_an_interrupted_watch_leaves_the_job_running_and_cancel_ends_it_for_a_retry(run: CommandLine) -> None:
     job_id = run("submit", "job.yaml", *LONG)[0].strip()
     with run.start("watch", job_id) as watching:
         assert watching.stderr is not None
@@ -168,11 +171,55 @@ def test_an_interrupted_watch_leaves_the_job_running_and_cancel_ends_it(run: Com
             if line.startswith("teaching"):
                 break
         watching.send_signal(signal.SIGINT)
-        assert "The job goes on." in watching.stderr.read()
+        assert "Only the watching has ended." in watching.stderr.read()
     assert watching.returncode == 130
     assert json.loads(run("show", job_id, "--json")[0])["status"] == "running"
     run("cancel", job_id)
     assert "ended as cancelled" in run("watch", job_id, code=5)[1]
+    goes_on_as_a_retry(run, job_id)
+
+
+def goes_on_as_a_retry(run: CommandLine, job_id: str) -> None:
+    new = run("retry", job_id)[0].strip()
+    assert "is needed by" in run("delete", job_id, "--yes", code=3)[1]
+    run("edit", new, "--name", "second try")
+    with Client(run.url) as client:
+        first = next(event for event in client.stream(new) if event.type == "started")
+        assert first.data["step"] > 0
+        run("cancel", new)
+        client.wait(new)
+    assert job_id in run("show", new)[0]
+    run("delete", job_id, code=1, text="n\n")
+    run("delete", job_id, text="y\n")
+    run("show", job_id, code=3)
+    assert "second try" in run("show", new)[0]
+
+
+def until_it_trains(client: Client, job_id: str) -> None:
+    give_up = time.monotonic() + WAIT_SECONDS
+    while (job := client.job(job_id)).phase != "training" or not job.progress or not job.progress.step:
+        assert job.status not in TERMINAL, job.status_reason
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_a_job_is_paused_while_it_is_watched_and_resumed_to_its_end(run: CommandLine) -> None:
+    job_id = run("submit", "job.yaml", *A_WHILE)[0].strip()
+    with run.start("watch", job_id) as watching, Client(run.url) as client:
+        assert watching.stderr is not None
+        until_it_trains(client, job_id)
+        assert f"{job_id} is pausing. " in run("pause", job_id)[1]
+        told = next(line for line in watching.stderr if "Waiting." in line)
+        assert f"distillery resume {job_id}" in told
+        assert "paused" in run("list", "--status", "paused")[0]
+        assert "is queued" in run("resume", job_id)[1]
+        rest = watching.stderr.read()
+    assert watching.returncode == 0, rest
+    assert "Attempt 2 started" in rest
+    with Client(run.url) as client:
+        steps = [event.data["step"] for event in client.stream(job_id) if event.type in ("paused", "started")]
+    assert steps[0] == 0
+    assert steps[1] == steps[2] > 0, "it goes on from where it was paused"
 
 
 def test_a_watch_outlives_a_kill_of_the_api_and_misses_nothing(run: CommandLine) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from distillery import calls, flows
 from distillery.client import AsyncClient, Client, Timeouts
+from distillery.connection import Connection
 from distillery.errors import InvalidRequest, JobEndedBadly, ServiceRefused, StillRunning, Unavailable
 from distillery.flows import Patience, Pause
 from distillery.spec import LatencySpec, parse
@@ -100,11 +101,150 @@ def test_a_problem_becomes_an_error_with_pointers_and_hints(ask: Ask, peer: Any)
     assert [(each.pointer, each.hint) for each in caught.value.problems] == [("/trainig", "Did you mean 'training'?")]
 
 
-def test_a_submission_whose_answer_is_lost_is_not_sent_again(ask: Ask, peer: Any) -> None:
+def keys_of(peer: Any) -> list[str]:
+    return [each.headers["idempotency-key"] for each in peer.seen]
+
+
+def test_a_submission_whose_answer_is_lost_is_sent_again_under_the_same_key(ask: Ask, peer: Any) -> None:
+    broken = peer.breaks_off(b"x" * 500, status=201, after=100, headers={"Content-Type": "application/json"})
+    peer.script = [peer.hangs_up, broken, peer.says(peer.job(), status=201)]
+    assert ask(peer.url, lambda client: client.submit(SPEC)).id == JOB_ID
+    assert len(peer.seen) == 3
+    assert len(set(keys_of(peer))) == 1
+    assert len({each.body for each in peer.seen}) == 1
+
+
+def test_each_submission_has_a_key_of_its_own(ask: Ask, peer: Any) -> None:
+    peer.script = [peer.says(peer.job(), status=201)]
+    for _ in range(3):
+        ask(peer.url, lambda client: client.submit(SPEC))
+    assert len(set(keys_of(peer))) == 3
+
+
+def test_a_submission_that_is_never_answered_is_given_up_in_the_end(ask: Ask, peer: Any) -> None:
     peer.script = [peer.hangs_up]
     with pytest.raises(Unavailable, match="broke"):
         ask(peer.url, lambda client: client.submit(SPEC))
+    assert len(peer.seen) > 2
+    assert len(set(keys_of(peer))) == 1
+
+
+def test_a_submission_that_is_refused_is_not_sent_again(ask: Ask, peer: Any) -> None:
+    peer.script = [peer.problem(422, "INVALID_SPEC", "The spec has errors.")]
+    with pytest.raises(ServiceRefused):
+        ask(peer.url, lambda client: client.submit(SPEC))
     assert len(peer.seen) == 1
+
+
+def test_a_submission_to_nobody_does_not_wait_for_an_outage_to_end() -> None:
+    flow = Connection("http://x", None, Timeouts(outage=600)).exchange(calls.submit(SPEC))
+    next(flow)
+    for _ in range(3):
+        assert isinstance(flow.throw(httpx.ConnectError("refused")), Pause)
+        next(flow)
+    with pytest.raises(Unavailable, match="No Distillery service answers"):
+        flow.throw(httpx.ConnectError("refused"))
+
+
+def test_a_service_that_went_away_with_the_answer_is_waited_for() -> None:
+    flow = Connection("http://x", None, Timeouts(outage=600)).exchange(calls.submit(SPEC))
+    next(flow)
+    assert isinstance(flow.throw(httpx.ReadError("reset")), Pause)
+    next(flow)
+    for _ in range(20):
+        assert isinstance(flow.throw(httpx.ConnectError("refused")), Pause)
+        next(flow)
+
+
+def test_a_busy_service_is_waited_for_as_long_as_it_says() -> None:
+    flow = Connection("http://x", None, Timeouts(outage=60)).exchange(calls.submit(SPEC))
+    asked = next(flow)
+    busy = httpx.Response(503, headers={"Retry-After": "5"}, request=httpx.Request("POST", "http://x"))
+    for _ in range(9):
+        assert flow.send(busy) == Pause(5.0)
+        assert next(flow) is asked
+
+
+@pytest.mark.parametrize(
+    ("wish", "method", "path", "body"),
+    [
+        (lambda client: client.cancel(JOB_ID), "POST", f"{JOB_ID}:cancel", None),
+        (lambda client: client.pause(JOB_ID), "POST", f"{JOB_ID}:pause", None),
+        (lambda client: client.resume(JOB_ID), "POST", f"{JOB_ID}:resume", None),
+        (lambda client: client.retry(JOB_ID), "POST", f"{JOB_ID}:retry", None),
+        (lambda client: client.retry(JOB_ID, max_seconds=60), "POST", f"{JOB_ID}:retry", {"max_seconds": 60}),
+        (lambda client: client.clone(JOB_ID), "POST", f"{JOB_ID}:clone", {}),
+        (lambda client: client.clone(JOB_ID, {"name": "x"}), "POST", f"{JOB_ID}:clone", {"name": "x"}),
+        (lambda client: client.edit(JOB_ID, name="x"), "PATCH", JOB_ID, {"name": "x"}),
+        (
+            lambda client: client.edit(JOB_ID, labels={"a": None}, priority=0),
+            "PATCH", JOB_ID, {"labels": {"a": None}, "priority": 0},
+        ),
+    ],
+)  # fmt: skip
+def test_each_verb_is_one_request_that_gives_the_job(
+    ask: Ask, peer: Any, wish: Any, method: str, path: str, body: Any
+) -> None:
+    peer.script = [peer.says(peer.job())]
+    assert ask(peer.url, wish).id == JOB_ID
+    (request,) = peer.seen
+    assert (request.method, request.path) == (method, f"/v1/jobs/{path}")
+    assert (json.loads(request.body) if request.body else None) == body
+    assert ("idempotency-key" in request.headers) == (path[-5:] in ("retry", "clone"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "path"),
+    [
+        (lambda client: client.delete(JOB_ID), f"/v1/jobs/{JOB_ID}"),
+        (lambda client: client.delete_model("mdl_1"), "/v1/models/mdl_1"),
+    ],
+)
+def test_deleting_gives_nothing_and_says_when_it_is_refused(ask: Ask, peer: Any, wish: Any, path: str) -> None:
+    peer.script = [peer.says(b"", status=204), peer.problem(409, "WRONG_STATE", "It is needed by job_1.")]
+    assert ask(peer.url, wish) is None
+    assert (peer.seen[0].method, peer.seen[0].path) == ("DELETE", path)
+    with pytest.raises(ServiceRefused, match="needed by job_1"):
+        ask(peer.url, wish)
+
+
+def test_a_change_may_depend_on_the_tag_of_what_was_seen(ask: Ask, peer: Any) -> None:
+    tag = '"e3-0123"'
+    peer.script = [
+        peer.says(peer.job(), headers={"ETag": tag}),
+        peer.problem(412, "PRECONDITION_FAILED", "It was changed."),
+    ]
+    assert ask(peer.url, lambda client: client.job_tag(JOB_ID)) == tag
+    with pytest.raises(ServiceRefused, match="It was changed") as caught:
+        ask(peer.url, lambda client: client.edit(JOB_ID, name="x", if_match=tag))
+    assert caught.value.status == 412
+    assert peer.seen[1].headers["if-match"] == tag
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        lambda client: client.resume(JOB_ID),
+        lambda client: client.edit(JOB_ID, name="x", if_match='"e1-0"'),
+        lambda client: client.delete(JOB_ID),
+        lambda client: client.delete_model("mdl_1"),
+    ],
+)
+def test_what_a_repeat_would_find_done_is_not_sent_again(ask: Ask, peer: Any, wish: Any) -> None:
+    peer.script = [peer.hangs_up]
+    with pytest.raises(Unavailable, match="broke") as caught:
+        ask(peer.url, wish)
+    assert "may have been done all the same" in caught.value.hint
+    assert len(peer.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [lambda client: client.pause(JOB_ID), lambda client: client.edit(JOB_ID, name="x")],
+)
+def test_what_a_repeat_does_not_change_is_sent_again(ask: Ask, peer: Any, wish: Any) -> None:
+    peer.script = [peer.hangs_up, peer.says(peer.job())]
+    assert ask(peer.url, wish).id == JOB_ID
 
 
 def test_a_reading_request_is_sent_again(ask: Ask, peer: Any) -> None:
@@ -209,6 +349,16 @@ def test_wait_gives_up_when_its_time_is_over(ask: Ask, peer: Any) -> None:
     peer.script = [peer.says(peer.job(status="running"))]
     with pytest.raises(StillRunning, match=r"is running after 0\.1 s"):
         ask(peer.url, lambda client: client.wait(JOB_ID, timeout=0.1))
+
+
+def test_wait_goes_on_while_the_job_is_paused(ask: Ask, peer: Any) -> None:
+    paused = peer.says(peer.job(status="paused"))
+    peer.script = [paused, peer.hangs_up, paused, peer.says(peer.job(status="succeeded"))]
+    assert ask(peer.url, lambda client: client.wait(JOB_ID)).status == "succeeded"
+    peer.script = [paused]
+    with pytest.raises(StillRunning, match=r"is paused after 0\.1 s") as caught:
+        ask(peer.url, lambda client: client.wait(JOB_ID, timeout=0.1))
+    assert f"distillery resume {JOB_ID}" in caught.value.hint
 
 
 def test_wait_raises_on_a_bad_end_when_asked(ask: Ask, peer: Any) -> None:

@@ -1,15 +1,19 @@
 """What a person sees of a running job: bars on a terminal, a few plain lines in a file."""
 
 import io
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from distillery.client import Client
 from distillery.views import Event, Progress
-from distillery.watching import Bars, Lines
+from distillery.watching import Bars, Lines, watch
 
+JOB_ID = "job_" + "0" * 26
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -75,6 +79,63 @@ def test_a_second_attempt_uses_the_same_bars(terminal: Console) -> None:
             bars.event(event(2 + attempt * 10, "phase", phase="teaching"))
             bars.event(event(3 + attempt * 10, "requeued", "The worker died."))
         assert len(bars._bars.tasks) == 1
+
+
+def test_a_pause_stops_the_bar_until_a_further_attempt(terminal: Console) -> None:
+    bars = Bars(terminal)
+    with bars.live():
+        bars.event(event(1, "phase", phase="teaching"))
+        bars.event(event(3, "pause_requested", "Asked to pause."))
+        bars.event(event(5, "paused", "Paused."))
+        bars.progress(progress(10))
+        bars.event(event(90, "resumed", "Queued again."))
+        assert [task.fields["took"] for task in bars._bars.tasks] == [4.0]
+        bars.event(event(91, "started", "Attempt 2."))
+        bars.event(event(92, "phase", phase="teaching"))
+        bars.event(event(95, "succeeded", "Done."))
+    drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "epoch" not in drawn
+    for text in ("Asked to pause.", "Paused.", "Queued again.", "Attempt 2."):
+        assert text in drawn
+
+
+def test_a_file_is_not_told_the_progress_of_an_attempt_that_is_over() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    lines = Lines(console, clock=itertools.count(0, 100).__next__)
+    for what in (event(1, "phase", phase="teaching"), event(2, "paused", "Paused."), event(3, "resumed", "Queued.")):
+        lines.event(what)
+        lines.progress(progress(10))
+    told = "  teaching: 25 %, epoch 3/8, 1,234 images/s, 1 min 15 s left"
+    assert console.file.getvalue().splitlines() == ["teaching ...", told, "Paused.", "Queued."]  # type: ignore[attr-defined]
+
+
+def story(peer: Any, *events: Event, status: str) -> Callable[[Any], None]:
+    """Tells these events to whoever follows them, the end to whoever waits for it, and this state to all others."""
+    lines = [f"id: {each.seq}\ndata: {each.model_dump_json()}\n\n" for each in events]
+    told = "".join([*lines, 'event: end\ndata: {"status": "succeeded"}\n\n'])
+
+    def answer(handler: Any) -> None:
+        if handler.path.partition("?")[0].endswith("/events"):
+            peer.says(told, kind="text/event-stream")(handler)
+        else:
+            peer.says(peer.job(status="succeeded" if "wait=" in handler.path else status))(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize(("status", "hinted"), [("paused", True), ("running", False)])
+def test_a_watch_of_a_paused_job_says_how_to_go_on(peer: Any, status: str, hinted: bool) -> None:
+    happened = (
+        event(1, "queued", "Queued."), event(2, "paused", "Paused."), event(3, "resumed", "Queued again."),
+        event(4, "succeeded", "Done."),
+    )  # fmt: skip
+    peer.script = [story(peer, *happened, status=status)]
+    console = Console(file=io.StringIO(), width=200)
+    with Client(peer.url) as client:
+        assert watch(client, JOB_ID, console=console).status == "succeeded"
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert (f"distillery resume {JOB_ID}" in told) == hinted
+    assert [line for line in ("Paused.", "Queued again.") if line not in told] == []
 
 
 def test_a_warning_stands_above_the_bars(terminal: Console) -> None:
