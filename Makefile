@@ -5,7 +5,7 @@ UV := .tool/bin/uv
 DATA ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check format openapi lock clean
+.PHONY: setup demo test chaos check format openapi lock clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,11 @@ demo: setup
 # More options for pytest: make test PYTEST="-x -k loop"
 test: setup
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+
+# Kills, stops and crashes everything at random under a thousand jobs. Half an hour or less; other sizes and a page:
+# make chaos CHAOS="--jobs 100 --kills 30 --seed 7 --markdown chaos.md"
+chaos: setup
+	$(VENV)/bin/python -m benchmarks.chaos $(CHAOS)
 
 check: setup
 	$(VENV)/bin/ruff format --check .

@@ -316,6 +316,7 @@ def test_a_flood_of_requests_is_answered_in_part_and_ended(locked: Any) -> None:
 
 
 def test_normal_requests_are_answered_while_300_slow_sockets_are_open(started: Any, wait_until: Any) -> None:
+    """Row 19: slow clients in numbers."""
     process = started(DISTILLERY_HEAD_SECONDS="3", DISTILLERY_MAX_CONNECTIONS="256")
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connect(process)) for _ in range(300)]
@@ -422,6 +423,7 @@ def memory(process: Any) -> int:
 def test_two_hundred_answers_broken_off_leave_nothing_behind(
     locked: Any, make_worker: Any, wait_until: Any, kind: str
 ) -> None:
+    """Row 17: clients that leave in the midst of an answer."""
     job_id = downloadable(locked, make_worker, size=16 * MEBIBYTE)
 
     def break_off(number: int) -> None:

@@ -17,6 +17,7 @@ LINES = 27
 
 
 def test_it_measures_every_line_and_cleans_up(postgres_server: str, tmp_path: Path) -> None:
+    """Row 18: ten thousand queued jobs, here forty; the page in docs/measured holds a run of full size."""
     page = tmp_path / "load.md"
     done = subprocess.run(
         [sys.executable, SCRIPT, *TINY, f"--out={page}"],

@@ -250,6 +250,7 @@ for number in itertools.count():
 
 
 def test_a_writer_killed_at_any_moment_leaves_no_half_file(artifacts: Artifacts, tmp_path: Path, folder: Path) -> None:
+    """Row 16: kill -9 in the midst of writing a file."""
     contents = [random.Random(seed).randbytes(3_000_000) for seed in range(2)]
     sources = [str(written(tmp_path / f"source-{place}", each)[0]) for place, each in enumerate(contents)]
     moments, cut_short = random.Random(4), 0

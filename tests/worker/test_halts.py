@@ -132,6 +132,7 @@ def trainer(tmp_path: Path) -> Callable[..., Ended]:
 
 
 def test_a_run_that_diverges_is_halted_once_and_fails_at_half_the_rate_too(trainer):
+    """Row 11: the loss is never finite; the checkpoint that is left is."""
     first = trainer(DIVERGING)
     assert (first.halted.reason, first.halted.run) == ("diverged", "training")
     assert "at a learning rate of 10." in first.halted.detail
@@ -159,6 +160,7 @@ class Told(list[Message]):
 
 
 def test_at_half_the_rate_a_job_goes_on_to_its_end_and_the_report_says_so(tmp_path):
+    """Row 11: it was not finite once."""
     job, first, second = resolve(parse_spec(JOB)), Told(), Told()
 
     def saved_in_training() -> bool:
@@ -187,7 +189,10 @@ def test_a_run_that_the_study_does_not_have_is_refused(trainer):
 
 
 def test_a_batch_that_memory_does_not_hold_is_learned_from_in_parts(trainer):
-    """The teacher's batches fit. The stacks are asked for on the way, as of a trainer that seems frozen."""
+    """Row 12: memory runs out.
+
+    The teacher's batches fit. The stacks are asked for on the way, as of a trainer that seems frozen.
+    """
     job = JOB | {"training": JOB["training"] | {"batch_size": 96}}
     short = (*SHORT_OF_MEMORY, "64")
     first = trainer(job, command=short)
@@ -211,7 +216,10 @@ def test_a_batch_that_memory_does_not_hold_is_learned_from_in_parts(trainer):
 
 
 def test_a_full_disk_halts_the_job_and_leaves_the_checkpoint_before_it(trainer):
-    """A limit on the size of a file: the teacher's checkpoints fit, the larger student's do not."""
+    """Row 9: the trainer finds no space.
+
+    A limit on the size of a file: the teacher's checkpoints fit, the larger student's do not.
+    """
     limited = ("sh", "-c", 'ulimit -f 8192; exec "$@"', "sh", *TRAINER)  # 4 MiB
     student = {"student": {"architecture": "seed_student"}}
     full = trainer(JOB | student, command=limited)

@@ -175,6 +175,7 @@ def test_during_a_rotation_either_key_verifies() -> None:
 
 
 def test_a_message_arrives_once_after_three_failures(service: Service, receive: Any) -> None:
+    """Row 23: the receiver fails three times, and then takes the message."""
     receiver = receive(500, 500, 500, 200)
     webhook_id = register(service, receiver)
     job_id = service.submit()
