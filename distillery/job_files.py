@@ -72,17 +72,37 @@ def changes(before: dict[str, Any], *, source: str | None, settings: Sequence[st
     """
     hint = "Write the fields to change, as 'training: {epochs: 20}'."
     patch = {} if source is None else _document(source, what="changes", hint=hint)
-    after = apply(_merged(before, patch), settings)
-    for setting in settings:
-        here: Any = after
-        place: list[str] = []
-        for part in setting.partition("=")[0].split("."):
-            if isinstance(here, list):
-                break
-            here = here[part]
-            place.append(part)
-        _put(patch, ".".join(place), here)
+    after, given = _merged(before, patch), [_parsed(setting) for setting in settings]
+    for path, value in given:
+        if value is None and not _holds(after, path):
+            raise InvalidRequest(
+                f"'--set {path}=null': the spec has no '{path}' that could have its default again.",
+                hint="`distillery show JOB --json` shows every field of the spec.",
+            )
+        _put(after, path, value)
+        _put(patch, *_outside_lists(after, path))
+    # A null may stand for a field that the kind that is chosen now does not have.
+    _refuse_unknown(after, [path for path, value in given if value is not None])
     return patch
+
+
+def _holds(document: Any, path: str) -> bool:
+    first, _, rest = path.partition(".")
+    if not rest or not isinstance(document, dict):
+        return isinstance(document, list) or (isinstance(document, dict) and first in document)
+    return _holds(document.get(first), rest)
+
+
+def _outside_lists(document: dict[str, Any], path: str) -> tuple[str, Any]:
+    """The path as far as the first list on it, and what stands there."""
+    here: Any = document
+    place: list[str] = []
+    for part in path.split("."):
+        if isinstance(here, list):
+            break
+        here = here[part]
+        place.append(part)
+    return ".".join(place), here
 
 
 def _merged(before: Any, patch: Any) -> Any:
@@ -108,15 +128,20 @@ def _document(source: str, *, what: str, hint: str) -> dict[str, Any]:
 
 def apply(document: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Put each `path=value` into the spec, in order; a path is dotted, with numbers for places in a list."""
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals or not path:
-            raise InvalidRequest(
-                f"'--set {setting}' is not of the form path=value.", hint="For instance: --set training.epochs=20"
-            )
-        _put(document, path, _value(value, setting=setting))
-    _refuse_unknown(document, [setting.partition("=")[0] for setting in settings])
+    given = [_parsed(setting) for setting in settings]
+    for path, value in given:
+        _put(document, path, value)
+    _refuse_unknown(document, [path for path, _ in given])
     return document
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    path, equals, value = setting.partition("=")
+    if not equals or not path:
+        raise InvalidRequest(
+            f"'--set {setting}' is not of the form path=value.", hint="For instance: --set training.epochs=20"
+        )
+    return path, _value(value, setting=setting)
 
 
 def _text(source: str) -> str:

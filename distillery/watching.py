@@ -139,6 +139,7 @@ class Bars:
         fresh: dict[str, Any] = {"told": "", "took": None, "head_start": head_start}
         if phase in self._tasks:  # a further attempt
             self._bars.reset(self._tasks[phase], total=None, **fresh)
+            self._bars.tasks[self._tasks[phase]].stop_time = None  # which `reset` keeps, and time would run backwards
         else:
             self._tasks[phase] = self._bars.add_task(phase, total=None, **fresh)
 

@@ -5,9 +5,9 @@ A row is written in the transaction that makes it necessary and goes when the wo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -135,6 +135,13 @@ def rehint(session: Session, *, older_than_seconds: float, limit: int = 1000) ->
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(statement).all()
-    for job_id, queue in rows:
-        hint(session, job_id, queue=queue)
+    if rows:
+        # All at once: while the rows are locked, every claim passes them over and takes a job that has waited less.
+        ids = [job_id for job_id, _ in rows]
+        session.execute(delete(OutboxEntry).where(OutboxEntry.kind == "hint", OutboxEntry.job_id.in_(ids)))
+        hints = [
+            {"kind": "hint", "job_id": job_id, "payload": {"job_id": job_id, "queue": queue}} for job_id, queue in rows
+        ]
+        now = now_seconds()
+        session.execute(insert(cast(Table, OutboxEntry.__table__)).values(next_try_at=now, created_at=now), hints)
     return len(rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from distillery.errors import Unavailable
@@ -18,6 +19,7 @@ TASK = "worker.tasks.distil"
 DEFAULT_QUEUE = "default"
 _PUBLISH_TIMEOUT_SECONDS = 0.4
 _PREFIX = "dk:"
+_making = threading.Lock()
 
 
 def celery_app(redis_url: str) -> Celery:
@@ -98,9 +100,15 @@ def _away(what: str, error: Exception) -> Unavailable:
     )
 
 
-@functools.lru_cache(maxsize=4)
 def _publisher(redis_url: str) -> Celery:
     """The same app with short deadlines: a request waits for it."""
+    # One thread at a time: of several that import Celery for the first time, all but one would find it half made.
+    with _making:
+        return _made_publisher(redis_url)
+
+
+@functools.lru_cache(maxsize=4)
+def _made_publisher(redis_url: str) -> Celery:
     app = celery_app(redis_url)
     app.conf.broker_transport_options = _transport_options(
         connect_seconds=_PUBLISH_TIMEOUT_SECONDS, answer_seconds=_PUBLISH_TIMEOUT_SECONDS

@@ -56,8 +56,10 @@ def _rows(verdict: Verdict) -> dict[str, str]:
         "stale writes refused": str(verdict.refused),
         "attempts that withdrew before they wrote": str(verdict.withdrew),
         "broken invariants": str(len(verdict.broken)),
-        "recovery from a worker's death, s: p50 / p95 / max (kills)": str(verdict.worker_recovery),
-        "recovery from a trainer's death, s: p50 / p95 / max (kills)": str(verdict.trainer_recovery),
+        "a killed worker's job waits again after, s: p50 / p95 / max (kills)": str(verdict.worker_recovery.queued),
+        "… and is begun again after": str(verdict.worker_recovery.begun),
+        "a killed trainer's job waits again after, s": str(verdict.trainer_recovery.queued),
+        "… and is begun again after ": str(verdict.trainer_recovery.begun),
         "kill -9": f"{done['kill']} ({by_role}, {done['kill pool process']} pool processes)",
         "SIGSTOP … SIGCONT": f"{done['stop']} ({done['stop longer than the lease']} longer than the lease)",
         "FLUSHALL": str(done["flush"]),
@@ -93,8 +95,8 @@ def _listed(steps: Sequence[object]) -> str:
 
 _NOTES = """\
 - A lease is 2 s, a heartbeat 0.3 s, the reaper comes every 0.5 s, and a crashed job waits 0.1 s: the defaults would
-  make a worker's death cost up to 70 s, and the run days. A recovery ends when the next attempt begins, and so it
-  includes the wait for a free worker.
+  make a worker's death cost up to 70 s, and the run days. Until a job is begun again it also waits for a free worker
+  and for jobs that were submitted before it; about 35 wait at any time.
 - The trainer is a real process that counts 5 to 20 steps of 20 to 80 ms, chains a digest over them, and saves every 2
   to 5 steps. A result is wrong when its digest is not that of an undisturbed run.
 - Each fault has a place in the run, drawn from the seed, and comes when that share of the jobs has ended and up to 1 s

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -27,18 +28,30 @@ _ENDINGS = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """Seconds from a kill to the next attempt's beginning, over all kills that cost an attempt."""
+class Spread:
+    """Of durations in seconds: two ranks and the longest, and how many there were."""
 
-    kills: int
     p50: float
     p95: float
     longest: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """That of these durations; not a number when there are none."""
+        found = sorted(values)
+        return cls(_rank(found, 0.5), _rank(found, 0.95), _rank(found, 1.0), len(found))
 
     def __str__(self) -> str:
-        if not self.kills:
-            return "none to measure"
-        return f"{self.p50:.2f} / {self.p95:.2f} / {self.longest:.2f} ({self.kills})"
+        return f"{self.p50:.2f} / {self.p95:.2f} / {self.longest:.2f} ({self.count})" if self.count else "none"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """From the kills that cost a job its attempt, until it was in the queue again, and until the next one began."""
+
+    queued: Spread
+    begun: Spread
 
 
 @dataclass(frozen=True)
@@ -179,18 +192,18 @@ def _by_celery(workers: Iterable[str], fleet: Fleet) -> int:
 
 
 def _recovery(session: Session, record: Record, hits: list[Hit]) -> Recovery:
-    cost = select(AttemptRow.job_id, AttemptRow.attempt).where(AttemptRow.outcome.in_(("lost", "crashed")))
-    ended_so = {(job, attempt) for job, attempt in session.execute(cost)}
-    began = select(AttemptRow.job_id, AttemptRow.attempt, AttemptRow.started_at)
-    starts = {(job, attempt): at for job, attempt, at in session.execute(began)}
-    waits = sorted(
-        starts[hit.job_id, hit.attempt + 1] - hit.at
+    attempts = {(row.job_id, row.attempt): row for row in session.scalars(select(AttemptRow))}
+    cost = [
+        (hit, attempts[hit.job_id, hit.attempt], attempts[hit.job_id, hit.attempt + 1])
         for hit in hits
-        if (hit.job_id, hit.attempt) in ended_so
-        and (hit.job_id, hit.attempt + 1) in starts
+        if (hit.job_id, hit.attempt + 1) in attempts
+        and attempts[hit.job_id, hit.attempt].outcome in ("lost", "crashed")
         and hit.job_id not in record.paused  # those wait for their user
+    ]
+    return Recovery(
+        queued=Spread.of((hit_attempt.ended_at or math.nan) - hit.at for hit, hit_attempt, _ in cost),
+        begun=Spread.of(following.started_at - hit.at for hit, _, following in cost),
     )
-    return Recovery(len(waits), _rank(waits, 0.5), _rank(waits, 0.95), _rank(waits, 1.0))
 
 
 def _rank(values: list[float], share: float) -> float:

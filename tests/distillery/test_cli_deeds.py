@@ -89,6 +89,18 @@ def test_a_setting_of_another_strategy_is_known(run: Run, peer: Any) -> None:
     assert sent_by_clone(run, peer, *settings) == {"method": {"strategy": "self_distillation", "hard_weight": 0.5}}
 
 
+def test_null_takes_away_what_the_kind_that_is_chosen_does_not_have(run: Run, peer: Any) -> None:
+    assert peer.job().spec.training.optimizer.name == "sgd"
+    settings = ("--set", "training.optimizer.name=adamw", "--set", "training.optimizer.momentum=null")
+    gone = {"training": {"optimizer": {"name": "adamw", "momentum": None}}}
+    assert sent_by_clone(run, peer, *settings) == gone
+    assert sent_by_clone(run, peer, "--set", "latency=null", "--set", "teacher.train=null") == {
+        "latency": None, "teacher": {"train": None},
+    }  # fmt: skip
+    result = run("clone", JOB_ID, "--set", "trainig.epochs=null")
+    assert (result.exit_code, "no 'trainig.epochs' that could have its default" in result.stderr) == (2, True)
+
+
 def test_a_mistyped_change_never_reaches_the_service(run: Run, peer: Any, tmp_path: Path) -> None:
     peer.script = [peer.says(peer.job())]
     result = run("clone", JOB_ID, "--set", "trainig.epochs=3")

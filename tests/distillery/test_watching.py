@@ -89,9 +89,12 @@ def test_a_pause_stops_the_bar_until_a_further_attempt(terminal: Console) -> Non
         bars.event(event(5, "paused", "Paused."))
         bars.progress(progress(10))
         bars.event(event(90, "resumed", "Queued again."))
-        assert [task.fields["took"] for task in bars._bars.tasks] == [4.0]
+        (task,) = bars._bars.tasks
+        assert task.fields["took"] == 4.0
         bars.event(event(91, "started", "Attempt 2."))
         bars.event(event(92, "phase", phase="teaching"))
+        assert task.elapsed is not None
+        assert task.elapsed >= 0
         bars.event(event(95, "succeeded", "Done."))
     drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert "epoch" not in drawn

@@ -1,5 +1,7 @@
 """Redis is stopped, emptied or says everything ten times: a message is only a hint."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from tests.faults.servers import Api, Redis, running_api
-from worker.queue import enqueue
+from worker.queue import enqueue, hints_waiting
 
 Service = Any
 DURING_THE_OUTAGE = 8
@@ -108,3 +110,27 @@ def test_hints_that_the_broker_holds_back_until_the_job_has_ended_do_nothing(bro
     _ready(brokered)
     after = brokered.submit(steps="1")
     _each_ran_once(brokered, [job_id, after])
+
+
+HINTS_AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from worker.queue import enqueue
+
+together = Barrier(8)
+
+def hint(number):
+    together.wait()
+    enqueue(f"job_{number}", queue="default", redis_url=sys.argv[1])
+
+with ThreadPoolExecutor(8) as senders:
+    list(senders.map(hint, range(8)))
+"""
+
+
+def test_the_first_hints_of_a_new_process_may_be_sent_all_at_once(redis: Redis) -> None:
+    """Row 5: requests that came while the API was starting; Celery is imported by whichever is first."""
+    sent = subprocess.run([sys.executable, "-c", HINTS_AT_ONCE, redis.url], capture_output=True, text=True, check=False)
+    assert sent.returncode == 0, sent.stderr
+    assert hints_waiting("default", redis_url=redis.url) == 8

@@ -3,6 +3,8 @@
 import threading
 from typing import Any
 
+from sqlalchemy import event
+
 from store import leases, outbox
 
 
@@ -95,3 +97,19 @@ def test_hinting_again_leaves_one_hint_for_each_job(shop: Any) -> None:
     for _ in range(3):
         shop.do(outbox.rehint, older_than_seconds=-1)
     assert len(shop.sql("SELECT * FROM outbox")) == 1
+
+
+def test_hinting_again_at_many_jobs_takes_no_more_statements_than_at_one(shop: Any) -> None:
+    """Their rows are locked until it is over, and a claim that meets a locked row takes a later job."""
+    counts = []
+    for jobs in (1, 20):
+        for _ in range(jobs):
+            shop.submit()
+        statements: list[str] = []
+        with shop.database.transaction() as session:
+            connection = session.connection()
+            event.listen(connection, "before_cursor_execute", lambda *given, kept=statements: kept.append(given[2]))
+            outbox.rehint(session, older_than_seconds=-1)
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
+    assert len(due(shop, "hint")) == 21
