@@ -21,7 +21,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def test_the_marked_blocks_are_found() -> None:
-    assert [mark for mark, _ in blocks()] == ["run in the background", "save as job.yaml", "run", "run", "run"]
+    assert [mark for mark, _ in blocks()] == ["run in the background", "save as job.yaml", "run", "run", "run", "run"]
 
 
 @pytest.mark.timeout(600)
