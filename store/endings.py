@@ -159,10 +159,13 @@ def held(session: Session, claim: Claim) -> JobRow:
 
 
 def refused(session: Session, claim: Claim) -> None:
-    """Count, for the record, a write of this attempt that was refused because it no longer owned the job."""
+    """Count, for the record, a write of this attempt that was refused because the job had been taken from it.
+
+    Does nothing when the attempt ended by its own word: a heartbeat that crosses it is refused too, and harmless.
+    """
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.job_id == claim.id, AttemptRow.attempt == claim.attempt)
+        .where(AttemptRow.job_id == claim.id, AttemptRow.attempt == claim.attempt, AttemptRow.outcome == "lost")
         .values(refused_writes=AttemptRow.refused_writes + 1)
     )
 

@@ -105,7 +105,7 @@ def run_one(
     with Lease(database, claim, config=lease, claimed_at=claimed_at) as held:
         attempt = Attempt(database, artifacts, claim, held, config=lease, stop=stop, programs=programs)
         attempt.run(work_root or workplace.root())
-    if attempt.refused or held.refused:
+    if attempt.refused or (held.refused and not attempt.ended):
         _count_the_refusal(database, claim)
     return True
 
@@ -145,6 +145,8 @@ class Attempt:
         """How it froze, once it has."""
         self.refused = False
         """Whether the store refused something that came too late."""
+        self.ended = False
+        """Whether the end of the attempt is recorded."""
         left = claim.seconds_left
         self._ends_at = math.inf if left is None else time.monotonic() + left
 
@@ -160,6 +162,7 @@ class Attempt:
             self.refused = not isinstance(error, Silent)  # else we stopped of our own accord
         except (DistilleryError, OSError) as error:
             _log.warning("%s: attempt %d writes nothing more. %s", claim.id, claim.attempt, error)
+        self.ended = recorder.ended
 
     def _work(self, held: ExitStack, work_root: Path, recorder: Recorder) -> None:
         claim = self._claim

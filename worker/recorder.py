@@ -49,6 +49,8 @@ class Recorder:
     lease: Lease
     patiently: Patience
     verdict: Finished | Failed | Halted | None = None
+    ended: bool = False
+    """Whether the end of the attempt is recorded; a beat that is refused after that is none that came too late."""
 
     def write(self, action: Callable[[Any], T]) -> T:
         """Run `action` with a session, in a transaction of its own, as soon as the database answers."""
@@ -72,6 +74,7 @@ class Recorder:
         except Fenced:
             if self.write(lambda s: leases.outcome(s, self.claim)) != outcome:
                 raise
+        self.ended = True
 
     def record(self, messages: Sequence[Message]) -> None:
         """Make them durable, in order; metrics that come together in one transaction.

@@ -53,13 +53,13 @@ def _rows(verdict: Verdict) -> dict[str, str]:
         "**finished twice**, by attempts": f"**{len(verdict.twice_by_attempts)}**",
         "**wrong results**": f"**{len(verdict.wrong)}**",
         "**stale writes accepted**": f"**{len(verdict.stale)}** of {verdict.witnessed:,} writes and ends",
-        "stale writes refused": str(verdict.refused),
+        "attempts that lost their job and were refused a write": str(verdict.refused),
         "attempts that withdrew before they wrote": str(verdict.withdrew),
         "broken invariants": str(len(verdict.broken)),
         "a killed worker's job waits again after, s: p50 / p95 / max (kills)": str(verdict.worker_recovery.queued),
         "… and is begun again after": str(verdict.worker_recovery.begun),
         "a killed trainer's job waits again after, s": str(verdict.trainer_recovery.queued),
-        "… and is begun again after ": str(verdict.trainer_recovery.begun),
+        "… and is begun again after, s": str(verdict.trainer_recovery.begun),
         "kill -9": f"{done['kill']} ({by_role}, {done['kill pool process']} pool processes)",
         "SIGSTOP … SIGCONT": f"{done['stop']} ({done['stop longer than the lease']} longer than the lease)",
         "FLUSHALL": str(done["flush"]),
@@ -102,8 +102,8 @@ _NOTES = """\
 - Each fault has a place in the run, drawn from the seed, and comes when that share of the jobs has ended and up to 1 s
   more has passed. Nine of ten kills look for a process that works at a job. Dead workers are started again at once.
 - Stale writes are found by triggers in the database, which note for each checkpoint, artifact and end which attempt it
-  was written for and which one the job was in; they know nothing of the code that guards the writes. An attempt that
-  was stopped for too long mostly withdraws by itself, before anything must be refused.
+  was written for and which one the job was in; they know nothing of the code that guards the writes. Of an attempt that
+  was stopped for too long either the first write is refused, or it withdraws by itself before there is one.
 - After the run everything in `store/invariants.py` is checked, with the sha256 of every file."""
 
 

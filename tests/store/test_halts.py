@@ -122,9 +122,17 @@ def test_a_claim_knows_what_is_left_of_the_time_limit(shop: Any) -> None:
     assert shop.claimed().seconds_left is None
 
 
-def test_refused_writes_are_counted_for_the_attempt(shop: Any) -> None:
+def test_refused_writes_are_counted_for_an_attempt_that_lost_its_job(shop: Any) -> None:
     claim = shop.claimed()
-    shop.fail(claim)
+    shop.expire(claim.id)
+    shop.do(leases.reap, lease=shop.lease)
     shop.do(leases.refused, claim)
     shop.do(leases.refused, claim)
     assert shop.job(claim.id).attempts[0].refused_writes == 2
+
+
+def test_a_heartbeat_that_crosses_the_attempts_own_end_is_not_counted(shop: Any) -> None:
+    claim = shop.claimed()
+    shop.fail(claim)
+    shop.do(leases.refused, claim)
+    assert shop.job(claim.id).attempts[0].refused_writes == 0
