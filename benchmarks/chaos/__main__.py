@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ _ASKED = 0.03
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts that are asked for; 1 when a promise was broken."""
     given = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the private servers go too
     folder = Path(tempfile.mkdtemp(prefix="distillery-chaos-"))
     verdicts: dict[str, Verdict] = {}
     survival: Survival | None = None
