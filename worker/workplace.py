@@ -40,7 +40,8 @@ def _sweep(place: Path) -> None:
     for each in place.iterdir():
         if not _OURS.fullmatch(each.name):
             continue
-        with contextlib.suppress(BlockingIOError), _locked(each / _LOCK, wait=False):
+        # Its owner lives, or is removing it at this moment.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(each / _LOCK, wait=False):
             shutil.rmtree(each, ignore_errors=True)
 
 
