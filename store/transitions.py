@@ -84,11 +84,11 @@ def off_the_worker() -> dict[str, Any]:
 
 
 def end_attempt(session: Session, row: JobRow, *, outcome: str, exit_code: int | None = None) -> None:
-    """Close the row of the attempt that the job has just left."""
+    """Close the row of the attempt that the job has just left, at the moment from which its next wait counts."""
     session.execute(
         update(AttemptRow)
         .where(AttemptRow.job_id == row.id, AttemptRow.attempt == row.attempt)
-        .values(ended_at=now_seconds(), outcome=outcome, exit_code=exit_code, last_step=row.step)
+        .values(ended_at=row.since, outcome=outcome, exit_code=exit_code, last_step=row.step)
     )
 
 

@@ -52,9 +52,7 @@ def test_no_lease_ends_early_and_no_job_is_claimed_twice_by_workers_in_the_futur
         job = service.until_ended(answer.json()["id"])
         assert (job.status, job.attempt) == ("succeeded", 1)
     first, second = service.until_ended(crashing).attempts
-    assert (second.started_at - first.ended_at).total_seconds() > WAIT_SECONDS / 2, (
-        "the wait after a crash was cut short"
-    )
+    assert (second.started_at - first.ended_at).total_seconds() >= WAIT_SECONDS, "the wait after a crash was cut short"
     for process in service.processes[1:]:
         assert "libfaketime" in Path(f"/proc/{process.pid}/maps").read_text()
     assert service.job(held).attempt == 1, "somebody with another clock took the lease for over"
