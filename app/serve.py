@@ -7,6 +7,7 @@ requests get DISTILLERY_STOP_SECONDS to end, and the exit code is 0.
 """
 
 import argparse
+import gc
 import logging
 import math
 import signal
@@ -105,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         host, port = listener.getsockname()[:2]
         server = make_server(app, bounds=bounds, cut=app.state.meter.cut)
         logging.getLogger("uvicorn.error").info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        gc.collect()
+        gc.freeze()  # what is here by now stays, and to look it through again and again holds every request up
         server.run(sockets=[listener])
     return 0 if server.started else 1
 

@@ -73,6 +73,10 @@ class Gate:
         """Seconds of the time in which this process ran."""
         self._looked = time.monotonic()
         self._open: set[GuardedProtocol] = set()
+        self._placed = 0
+        """How many have a place: they came below the limit, and their end has not been decided."""
+        self._waiting: dict[GuardedProtocol, None] = {}
+        """Of these, the ones that have nothing to do but wait for a head, the one that has waited longest first."""
 
     def protocol(self, **given: Any) -> "GuardedProtocol":
         """A protocol for a new connection, made as uvicorn makes its own."""
@@ -91,21 +95,45 @@ class Gate:
         """Let a connection in. Above the limit, the one that has waited longest without a whole request makes room;
         where all are at work, the new one's request will be refused.
         """
-        held = [each for each in self._open if not each.closing and not each.crowded]
         self._open.add(connection)
-        if len(held) < self.bounds.connections:
+        spare = self._spare() if self._placed >= self.bounds.connections else None
+        if spare is not None:
+            spare.make_room()
+        if self._placed < self.bounds.connections:
+            connection.placed = True
+            self._placed += 1
+            self.settle(connection)
             return
-        waiting = [each for each in held if each.waiting] or [each for each in held if each.slow_body]
-        if not waiting:
-            connection.crowded = True
-            lobby = [each for each in self._open if each.crowded and not each.closing]
-            waiting = lobby if len(lobby) > LOBBY else []
-        if waiting:
-            min(waiting, key=lambda each: each.since).make_room()
+        connection.crowded = True
+        lobby = [each for each in self._open if each.crowded and not each.closing]
+        if len(lobby) > LOBBY:
+            min(lobby, key=lambda each: each.since).make_room()
+
+    def _spare(self) -> "GuardedProtocol | None":
+        """Who is to make room: the one that has waited longest, else that whose body has come slowly for longest."""
+        while (first := next(iter(self._waiting), None)) is not None:
+            if not first.closing:
+                return first
+            self.settle(first)
+        slow = [each for each in self._open if each.placed and not each.closing and each.slow_body]
+        return min(slow, key=lambda each: each.since, default=None)
+
+    def settle(self, connection: "GuardedProtocol") -> None:
+        """Note what has become of a connection: that it waits from now on, is at work, or gives up its place.
+
+        To be told whenever `since` is set anew. Everything here takes the same time however many connections there are.
+        """
+        self._waiting.pop(connection, None)
+        if connection.placed and (connection.closing or connection not in self._open):
+            connection.placed = False
+            self._placed -= 1
+        if connection.placed and connection.waiting:
+            self._waiting[connection] = None
 
     def leave(self, connection: "GuardedProtocol") -> None:
         """Forget a connection that is closed."""
         self._open.discard(connection)
+        self.settle(connection)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -119,6 +147,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.app = self._answer
         self.crowded = False
         """It came when all places were taken."""
+        self.placed = False
+        """It takes one of the places."""
         self.since = gate.now
         """Since when there has been no whole request."""
         self._reading = _Reading.NOTHING
@@ -169,7 +199,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Close in favour of another connection."""
         if self._reading is _Reading.NOTHING:
             self._gate.cut("crowded")
-            return self.transport.close()
+            return self._close()
         detail = "The service has no more connections free, and this one has waited longest for its request."
         return self._refuse(_Refusal("crowded", 503, detail, "Send requests in one go."))
 
@@ -201,7 +231,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif waited >= (bounds.keep_alive_seconds if self._served else bounds.head_seconds):
             if not self._served:
                 self._gate.cut("silent")
-            self.transport.close()
+            self._close()
 
     # What the transport tells.
 
@@ -236,7 +266,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: an event stream has no end of its own, and its client comes back by itself."""
         if self._streams_events and self._busy:
-            self.transport.close()
+            self._close()
         else:
             super().shutdown()
 
@@ -249,6 +279,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._messages += 1
         if self._served:
             self.since = self._gate.now
+            self._gate.settle(self)
 
     def on_headers_complete(self) -> None:
         """Take the request, unless its head is too large or too many wait already."""
@@ -261,6 +292,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reading = _Reading.BODY
         self._body_bytes = self._wrapping_bytes = 0
         self._body_seconds = 0.0
+        self._gate.settle(self)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -271,6 +303,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """The request is whole."""
         self._reading, self.since = _Reading.NOTHING, self._gate.now
         super().on_message_complete()
+        self._gate.settle(self)
 
     def on_response_complete(self) -> None:
         """The request is answered; what is still to come of its body is of no use to anybody."""
@@ -280,6 +313,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if unwanted:
             self.transport.close()
+        self._gate.settle(self)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not or should not read."""
@@ -304,10 +338,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.write(_raw(refusal.response()))
-            self.transport.close()
+            self._close()
             if self._busy:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._gate.settle(self)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, or the refusal of a request for which there was no room."""

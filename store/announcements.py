@@ -16,14 +16,20 @@ TYPES: frozenset[str] = frozenset(get_args(WebhookType))
 _LONGEST_MESSAGE = 1000
 """A message is a word that something happened; the job itself is at its own address."""
 
+# Whoever deletes an endpoint waits until its message is written, or the message would have none to go to.
+_ENABLED = (
+    select(WebhookRow)
+    .where(WebhookRow.disabled_reason.is_(None))
+    .order_by(WebhookRow.id)
+    .with_for_update(read=True, key_share=True)
+)
+
 
 def announce(session: Session, row: JobRow, type: str, *, message: str, at: float) -> None:  # noqa: A002
     """Write a message for each enabled endpoint that is to hear of this event of this job, at `at` seconds."""
     if type not in TYPES or row.kind != "distillation":
         return
-    enabled = select(WebhookRow).where(WebhookRow.disabled_reason.is_(None)).order_by(WebhookRow.id)
-    # Whoever deletes an endpoint waits until its message is written, or the message would have none to go to.
-    endpoints = session.scalars(enabled.with_for_update(read=True, key_share=True)).all()
+    endpoints = session.scalars(_ENABLED).all()
     if not endpoints:
         return
     named = {each["url"] for each in row.sent.get("notify", ())}

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from distillery.spec import JobSpec, LatencySpec
 from distillery.views import Adjustments, PhaseName
 from store import outbox
-from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, now_seconds
+from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, insert_into, now_seconds
 from store.transitions import FRESH, Happening, record, storable
 
 Kind = Literal["distillation", "latency"]
@@ -89,12 +89,12 @@ def claim(
     return None if row is None else _begun(session, row)
 
 
+_NEW_ATTEMPT = insert_into(AttemptRow, "job_id", "attempt", "worker", "started_at", "first_step")
+
+
 def _begun(session: Session, row: JobRow) -> Claim:
-    session.execute(
-        insert(AttemptRow).values(
-            job_id=row.id, attempt=row.attempt, worker=row.owner, started_at=row.since, first_step=row.step
-        )
-    )
+    attempt = {"job_id": row.id, "attempt": row.attempt, "worker": row.owner}
+    session.execute(_NEW_ATTEMPT, attempt | {"started_at": row.since, "first_step": row.step})
     data = {"worker": row.owner, "step": row.step}
     record(session, row, Happening("started", f"Attempt {row.attempt} started on {row.owner}.", data))
     outbox.forget_hints(session, row.id)

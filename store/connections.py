@@ -1,9 +1,10 @@
 """How to reach a database: addresses, engine settings for Postgres and SQLite, and one error for every failure."""
 
-import json
 import os
+import select
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 
@@ -20,7 +21,11 @@ from distillery.errors import InvalidRequest, StorageFull, Unavailable
 POSTGRES_NAMES = ("postgres", "postgresql", "postgresql+psycopg")
 SQLITE_NAMES = ("sqlite", "sqlite+pysqlite")
 BUSY_SECONDS = 10.0
+POOL_SIZE = 15
+"""Connections of one process. All are kept: one that is opened for a burst costs more than the request it serves."""
 POOL_SECONDS = 5.0
+RESTED_SECONDS = 1.0
+"""A connection that lay unused for longer is pinged before it is used."""
 STATEMENT_SECONDS = 5.0
 _NETWORK_DISKS = ("afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs")
 _POSTGRES_DISK_FULL = "53100"
@@ -63,15 +68,40 @@ def connect(url: URL, *, statement_seconds: float = STATEMENT_SECONDS, foreign_k
     Raises:
         InvalidRequest: the SQLite file lies on a network file system, where its locks do not hold.
     """
-    shared: dict[str, Any] = {"hide_parameters": True, "json_serializer": _to_json, "json_deserializer": json.loads}
+    shared: dict[str, Any] = {"hide_parameters": True, "json_serializer": _to_json, "json_deserializer": from_json}
     if url.get_backend_name() == "postgresql":
         options = _postgres_options(statement_seconds)
-        return create_engine(url, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=options, **shared)
+        pool = {"pool_size": POOL_SIZE, "max_overflow": 0, "pool_timeout": POOL_SECONDS, "pool_use_lifo": True}
+        engine = create_engine(url, connect_args=options, **pool, **shared)
+        event.listen(engine, "checkin", _rests)
+        event.listen(engine, "checkout", partial(_look_before_use, engine))
+        return engine
     refuse_network_disk(Path(url.database or ""))
     engine = create_engine(url, pool_timeout=BUSY_SECONDS, connect_args={"timeout": BUSY_SECONDS}, **shared)
     event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys))
     event.listen(engine, "begin", _begin_on_sqlite)
     return engine
+
+
+def _rests(connection: object, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _look_before_use(engine: Engine, connection: Any, record: Any, _: object) -> None:
+    """Find out whether a connection that was used before has died. Asking the server takes as long as a small query,
+    so it is asked only after a rest, or when something came over the connection unasked, as its end does.
+    """
+    since = record.info.pop("rests_since", None)
+    if since is None:
+        return
+    unasked = select.poll()
+    unasked.register(connection.fileno(), select.POLLIN)
+    if time.monotonic() - since < RESTED_SECONDS and not unasked.poll(0):
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except psycopg.Error as error:
+        raise exc.InvalidatePoolError(str(error)) from None
 
 
 def hang_up(connection: Any) -> None:

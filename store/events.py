@@ -17,11 +17,13 @@ def after(session: Session, job_id: str, *, seq: int = 0, limit: int = 100) -> l
     Raises:
         NotFound: there is no such job.
     """
-    find(session, job_id)
     statement = (
         select(EventRow)
         .where(EventRow.job_id == job_id, EventRow.seq > min(max(seq, 0), _LAST_POSSIBLE))
         .order_by(EventRow.seq)
         .limit(limit)
     )
-    return [present.event(row) for row in session.scalars(statement)]
+    rows = session.scalars(statement).all() if "\x00" not in job_id else ()
+    if not rows:
+        find(session, job_id)
+    return [present.event(row) for row in rows]

@@ -1,11 +1,11 @@
 """Jobs as a user sees them: submitted, looked at, found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import and_, func, insert, literal, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Executable, and_, bindparam, case, func, literal, literal_column, or_, select, tuple_
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFound, WrongState
@@ -14,8 +14,8 @@ from distillery.spec import JobSpec
 from distillery.spec.teacher import TeacherSpec
 from distillery.views import Job, JobSummary, Page, Status
 from store import models, outbox, paging, present
-from store.tables import AttemptRow, JobRow, ModelRow, has_status, now_seconds
-from store.transitions import Happening, lock, record
+from store.tables import AttemptRow, JobRow, ModelRow, has_status, insert_into, now_seconds
+from store.transitions import Happening, record
 
 _BETWEEN_TEACHERS = " + "
 """No architecture's name holds it."""
@@ -34,7 +34,8 @@ def submit(session: Session, *, sent: JobSpec, resolved: JobSpec) -> Job:
     hold_references(session, resolved)
     job_id = new_id("job")
     row = add_row(session, job_id, kind="distillation", sent=sent, resolved=resolved)
-    return present.job(row, attempts=(), position=_position(session, row), now=row.created_at)
+    position = session.execute(_PLACE, {"job_id": job_id}).scalar_one()
+    return present.job(row, attempts=(), position=position, now=row.created_at)
 
 
 def check_references(session: Session, spec: JobSpec) -> None:
@@ -59,9 +60,11 @@ def hold_references(session: Session, spec: JobSpec) -> None:
         InvalidSpec: a teacher is to come from a job or model that does not exist or has no weights.
     """
     named = [each.job for each in spec.teachers if each.job]
-    models_of = select(ModelRow.job_id).where(ModelRow.id.in_([each.model for each in spec.teachers if each.model]))
-    rows = select(JobRow.id).where(or_(JobRow.id.in_(named), JobRow.id.in_(models_of))).order_by(JobRow.id)
-    session.execute(rows.with_for_update(read=True, key_share=True, of=JobRow)).all()
+    kept = [each.model for each in spec.teachers if each.model]
+    if named or kept:
+        models_of = select(ModelRow.job_id).where(ModelRow.id.in_(kept))
+        rows = select(JobRow.id).where(or_(JobRow.id.in_(named), JobRow.id.in_(models_of))).order_by(JobRow.id)
+        session.execute(rows.with_for_update(read=True, key_share=True, of=JobRow)).all()
     check_references(session, spec)
 
 
@@ -91,20 +94,29 @@ def add_row(
     adjustments: Mapping[str, Any] | None = None,
 ) -> JobRow:
     """Write queued work with its first event and its hint. Of the spec as sent, what was not sent is left out."""
-    now = now_seconds()
-    statement = insert(JobRow).values(
-        id=row_id, kind=kind, subject_id=subject_id, retry_of=retry_of, cloned_from=cloned_from,
-        adjustments=dict(adjustments or {}), name=resolved.name, task=resolved.task,
-        strategy=resolved.method.strategy, labels=resolved.labels,
-        teacher=_BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
-        student=resolved.student.architecture, queue=resolved.resources.queue, priority=resolved.resources.priority,
-        sent=sent.model_dump(mode="json", exclude_unset=True), resolved=resolved.model_dump(mode="json"),
-        status="queued", phases=[], latest_metrics={}, last_seq=1, created_at=now, since=now, hinted_at=now,
-    )  # fmt: skip
-    row = session.scalars(statement.returning(JobRow)).one()
+    values: dict[str, Any] = {
+        "id": row_id, "kind": kind, "subject_id": subject_id, "retry_of": retry_of, "cloned_from": cloned_from,
+        "adjustments": dict(adjustments or {}), "name": resolved.name, "task": resolved.task,
+        "strategy": resolved.method.strategy, "labels": resolved.labels,
+        "teacher": _BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
+        "student": resolved.student.architecture, "queue": resolved.resources.queue,
+        "priority": resolved.resources.priority, "sent": sent.model_dump(mode="json", exclude_unset=True),
+        "resolved": resolved.model_dump(mode="json"), "status": "queued", "phases": [], "latest_metrics": {},
+        "last_seq": 1,
+    }  # fmt: skip
+    row = cast(JobRow, session.execute(_NEW_JOB, values).one())
     record(session, row, Happening("queued", f"Queued in '{row.queue}'.", {"priority": row.priority}))
     outbox.first_hint(session, row.id, queue=row.queue)
     return row
+
+
+_GIVEN = (
+    "id", "kind", "subject_id", "retry_of", "cloned_from", "adjustments", "name", "task", "strategy", "labels",
+    "teacher", "student", "queue", "priority", "sent", "resolved", "status", "phases", "latest_metrics", "last_seq",
+)  # fmt: skip
+_NEW_JOB = insert_into(
+    JobRow, *_GIVEN, created_at=now_seconds(), since=now_seconds(), hinted_at=now_seconds()
+).returning(*JobRow.__table__.c)
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -113,7 +125,7 @@ def get(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: there is no such job.
     """
-    return _whole(session, find(session, job_id))
+    return edition_of(session, job_id)[0]
 
 
 def edition_of(session: Session, job_id: str) -> tuple[Job, int]:
@@ -122,15 +134,13 @@ def edition_of(session: Session, job_id: str) -> tuple[Job, int]:
     Raises:
         NotFound: there is no such job.
     """
-    row = find(session, job_id)
-    return _whole(session, row), row.edition
-
-
-def _whole(session: Session, row: JobRow) -> Job:
+    found = _found(session, _WITH_PLACE, job_id)
+    if found is None:
+        raise _unknown(job_id)
+    row, position, now = found
     mine = select(AttemptRow).where(AttemptRow.job_id == row.id).order_by(AttemptRow.attempt)
     attempts = session.scalars(mine).all() if row.attempt else ()
-    now = session.scalars(select(now_seconds())).one()
-    return present.job(row, attempts=attempts, position=_position(session, row), now=now)
+    return present.job(row, attempts=attempts, position=position, now=now), row.edition
 
 
 def sent(session: Session, job_id: str) -> dict[str, Any]:
@@ -148,24 +158,39 @@ def find(session: Session, job_id: str, *, locked: bool = False) -> JobRow:
     Raises:
         NotFound: there is none.
     """
-    guard = JobRow.kind == "distillation"
-    statement = select(JobRow).where(JobRow.id == job_id, guard).execution_options(populate_existing=True)
-    # Postgres takes no NUL in a text, not even to say that it finds none.
-    known = "\x00" not in job_id
-    row = (lock(session, job_id, guard=guard) if locked else session.scalar(statement)) if known else None
-    if row is None:
-        raise NotFound(f"There is no job '{job_id[:60]}'.", hint="GET /v1/jobs lists them.")
+    found = _found(session, _ROW.with_for_update() if locked else _ROW, job_id)
+    if found is None:
+        raise _unknown(job_id)
+    row: JobRow = found[0]
     return row
 
 
-def _position(session: Session, row: JobRow) -> int | None:
-    """How many queued ones will be claimed before it, plus one; None when it does not wait."""
-    if row.status != "queued":
+def _found(session: Session, statement: Executable, job_id: str) -> Sequence[Any] | None:
+    if "\x00" in job_id:  # Postgres takes none in a text, not even to say that it finds nothing
         return None
-    older = or_(JobRow.created_at < row.created_at, and_(JobRow.created_at == row.created_at, JobRow.id < row.id))
-    first = or_(JobRow.priority > row.priority, and_(JobRow.priority == row.priority, older))
-    ahead = select(func.count()).select_from(JobRow).where(has_status("queued"), JobRow.queue == row.queue, first)
-    return session.scalars(ahead).one() + 1
+    return session.execute(statement, {"job_id": job_id}).one_or_none()
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"There is no job '{job_id[:60]}'.", hint="GET /v1/jobs lists them.")
+
+
+def _place() -> ColumnElement[int | None]:
+    """How many queued ones will be claimed before a row, plus one; NULL when it does not wait."""
+    # Two counts, each of one stretch of the index: under an OR every waiting row would be looked at.
+    other = aliased(JobRow)
+    waiting = select(func.count()).where(has_status("queued", of=other), other.queue == JobRow.queue).correlate(JobRow)
+    more_urgent = waiting.where(other.priority > JobRow.priority)
+    older = tuple_(other.created_at, other.id) < tuple_(JobRow.created_at, JobRow.id)
+    as_urgent = waiting.where(other.priority == JobRow.priority, older)
+    return case((has_status("queued"), more_urgent.scalar_subquery() + as_urgent.scalar_subquery() + 1), else_=None)
+
+
+# Made once: to put such a statement together takes as long as to run it.
+_IS_JOB = and_(JobRow.id == bindparam("job_id"), JobRow.kind == literal_column("'distillation'"))
+_ROW = select(JobRow).where(_IS_JOB).execution_options(populate_existing=True)
+_WITH_PLACE = select(JobRow, _place(), now_seconds()).where(_IS_JOB).execution_options(populate_existing=True)
+_PLACE = select(_place()).where(JobRow.id == bindparam("job_id"))
 
 
 def page(

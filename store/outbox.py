@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import BindParameter, Double, Table, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from store.tables import JobRow, OutboxEntry, has_status, now_seconds
+from store.tables import JobRow, OutboxEntry, has_status, insert_into, now_seconds
 
 Kind = Literal["hint", "delete", "webhook"]
 VISIBLE_AGAIN_SECONDS = 30.0
@@ -83,7 +83,11 @@ def first_hint(session: Session, job_id: str, *, queue: str) -> None:
 
 def forget_hints(session: Session, job_id: str) -> None:
     """Drop the hints of a job that waits no longer, or whose hint was sent by other means."""
-    session.execute(delete(OutboxEntry).where(OutboxEntry.job_id == job_id, OutboxEntry.kind == "hint"))
+    session.execute(_FORGET_HINTS, {"of_job": job_id})
+
+
+_OUTBOX = cast(Table, OutboxEntry.__table__)
+_FORGET_HINTS = delete(_OUTBOX).where(_OUTBOX.c.job_id == bindparam("of_job"), _OUTBOX.c.kind == "hint")
 
 
 def delete_file(session: Session, key: str) -> None:
@@ -106,9 +110,14 @@ def forget_delivery(session: Session, delivery_id: str) -> None:
 def _write(
     session: Session, kind: Kind, payload: dict[str, Any], *, job_id: str | None, wait_seconds: float = 0.0
 ) -> None:
-    now = now_seconds()
-    values = {"kind": kind, "job_id": job_id, "payload": payload}
-    session.execute(insert(OutboxEntry).values(**values, next_try_at=now + wait_seconds, created_at=now))
+    values = {"kind": kind, "job_id": job_id, "payload": payload, "wait_seconds": wait_seconds}
+    session.execute(_NEW_ROW, values)
+
+
+_WAITED_FOR: BindParameter[float] = bindparam("wait_seconds", type_=Double())
+_NEW_ROW = insert_into(
+    OutboxEntry, "kind", "job_id", "payload", next_try_at=now_seconds() + _WAITED_FOR, created_at=now_seconds()
+)
 
 
 def rehint(session: Session, *, older_than_seconds: float, limit: int = 1000) -> int:
@@ -143,5 +152,5 @@ def rehint(session: Session, *, older_than_seconds: float, limit: int = 1000) ->
             {"kind": "hint", "job_id": job_id, "payload": {"job_id": job_id, "queue": queue}} for job_id, queue in rows
         ]
         now = now_seconds()
-        session.execute(insert(cast(Table, OutboxEntry.__table__)).values(next_try_at=now, created_at=now), hints)
+        session.execute(insert(_OUTBOX).values(next_try_at=now, created_at=now), hints)
     return len(rows)

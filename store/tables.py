@@ -1,6 +1,6 @@
 """The tables. All times are seconds since 1970, and every one of them is read from the database's clock."""
 
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -9,11 +9,15 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    Insert,
     Integer,
     MetaData,
     String,
+    Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    insert,
     literal_column,
 )  # fmt: skip
 from sqlalchemy.ext.compiler import compiles
@@ -148,9 +152,18 @@ class JobRow(Stored):
     )
 
 
-def has_status(*names: str) -> ColumnElement[bool]:
+def insert_into(table: type[Stored], *given: str, **computed: ColumnElement[Any]) -> Insert:
+    """An INSERT that takes a value for each column in `given` when it is run; `computed` are SQL, always the same.
+
+    Make it once: to put a statement together takes SQLAlchemy about as long as to run it.
+    """
+    values: dict[str, ColumnElement[Any]] = {name: bindparam(name) for name in given}
+    return insert(cast(Table, table.__table__)).values(values | computed)
+
+
+def has_status(*names: str, of: type["JobRow"] | None = None) -> ColumnElement[bool]:
     """A condition on the status with the names written out: a bound one would keep SQLite off the partial indexes."""
-    column = JobRow.__table__.c.status
+    column = of.status if of else JobRow.__table__.c.status
     literals: list[ColumnElement[str]] = [literal_column(f"'{name}'") for name in names]
     return column == literals[0] if len(literals) == 1 else column.in_(literals)
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.views import EventType
 from store.announcements import announce
-from store.tables import LIVE, AttemptRow, EventRow, JobRow, has_status, now_seconds
+from store.tables import LIVE, AttemptRow, EventRow, JobRow, has_status, insert_into, now_seconds
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ FRESH: Mapping[str, Any] = {"synchronize_session": False, "populate_existing": T
 """Rows come from the database, never from what the session remembers of them."""
 
 
+_NEW_EVENT = insert_into(EventRow, "job_id", "seq", "type", "attempt", "message", "data", at=now_seconds()).returning(
+    EventRow.at
+)
+
+
 def record(session: Session, row: JobRow, happening: Happening) -> None:
     """Write the event whose number the row has just been given, and what webhooks are told of it."""
     message = storable(happening.message)
-    statement = insert(EventRow).values(
-        job_id=row.id,
-        seq=row.last_seq,
-        type=happening.type,
-        at=now_seconds(),
-        attempt=row.attempt,
-        message=message,
-        data=dict(happening.data),
-    )
-    at = session.scalars(statement.returning(EventRow.at)).one()
+    event = {
+        "job_id": row.id, "seq": row.last_seq, "type": happening.type, "attempt": row.attempt, "message": message,
+        "data": dict(happening.data),
+    }  # fmt: skip
+    at = session.execute(_NEW_EVENT, event).scalar_one()
     announce(session, row, happening.type, message=message, at=at)
 
 
@@ -85,11 +85,16 @@ def off_the_worker() -> dict[str, Any]:
 
 def end_attempt(session: Session, row: JobRow, *, outcome: str, exit_code: int | None = None) -> None:
     """Close the row of the attempt that the job has just left, at the moment from which its next wait counts."""
-    session.execute(
-        update(AttemptRow)
-        .where(AttemptRow.job_id == row.id, AttemptRow.attempt == row.attempt)
-        .values(ended_at=row.since, outcome=outcome, exit_code=exit_code, last_step=row.step)
-    )
+    ended = {"ended_at": row.since, "outcome": outcome, "exit_code": exit_code, "last_step": row.step}
+    session.execute(_ATTEMPT_ENDS, ended | {"of_job": row.id, "of_attempt": row.attempt})
+
+
+_ATTEMPTS = cast(Table, AttemptRow.__table__)
+_ATTEMPT_ENDS = (
+    update(_ATTEMPTS)
+    .where(_ATTEMPTS.c.job_id == bindparam("of_job"), _ATTEMPTS.c.attempt == bindparam("of_attempt"))
+    .values({name: bindparam(name) for name in ("ended_at", "outcome", "exit_code", "last_step")})
+)
 
 
 def storable(text: str, *, limit: int = 20_000) -> str:

@@ -50,7 +50,6 @@ def list_events(
         resumed = re.fullmatch(r"[0-9]{1,15}", last_event_id or "")
         return _live(job_id, served, after=max(start, int(resumed.group()) if resumed else 0))
     with served.database.read() as session:
-        jobs.find(session, job_id)
         found = events.after(session, job_id, seq=start, limit=page_size + 1)
     shown = found[:page_size]
     last = paging.Position(float(shown[-1].seq), job_id) if len(found) > page_size else None
@@ -63,7 +62,7 @@ def _live(job_id: str, served: Served, *, after: int) -> Response:
     def read(seq: int, *, with_status: bool) -> News:
         with served.database.read() as session:
             found = events.after(session, job_id, seq=seq, limit=BATCH)
-            status = jobs.get(session, job_id).status if with_status and not found else ""
+            status = jobs.find(session, job_id).status if with_status and not found else ""
         return News(found, status)
 
     with served.database.read() as session:

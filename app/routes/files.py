@@ -52,7 +52,7 @@ _REPORT = documented(404, 416) | {
 def list_checkpoints(job_id: JobId, served: Served) -> Page[Checkpoint]:
     """List the checkpoints of a job that are kept, the newest first."""
     with served.database.read() as session:
-        jobs.get(session, job_id)
+        jobs.find(session, job_id)
         return Page(data=tuple(files.checkpoints(session, job_id)))
 
 
@@ -71,7 +71,7 @@ def download_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, served: Serv
 def list_artifacts(job_id: JobId, served: Served) -> Page[Artifact]:
     """List what a job has delivered."""
     with served.database.read() as session:
-        jobs.get(session, job_id)
+        jobs.find(session, job_id)
         return Page(data=tuple(files.artifacts(session, job_id)))
 
 
@@ -116,6 +116,6 @@ def _artifact(served: Served, job_id: str, name: str) -> Stored:
 
 def _no_report(served: Served, job_id: str) -> NotFound:
     with served.database.read() as session:
-        status = jobs.get(session, job_id).status
+        status = jobs.find(session, job_id).status
     hint = "It will never have one." if status in TERMINAL else "It is written at the end of the job."
     return NotFound(f"The job {job_id} is {status} and has no report.", hint=hint)

@@ -11,7 +11,7 @@ from app.negotiate import preferred
 from app.parameters import JobId
 from app.service import Served
 from distillery.views import Metrics
-from store import jobs, metrics
+from store import metrics
 
 router = APIRouter(tags=["metrics"])
 MOST_KEYS = 100
@@ -38,7 +38,6 @@ def get_metrics(
 ) -> Response:
     """Show metric series, downsampled to `max_points` each: as JSON, or as CSV with the columns key, step, value."""
     with served.database.read() as session:
-        jobs.get(session, job_id)
         found = metrics.series(session, job_id, keys=keys, max_points=max_points)
     kind = f"text/{format}" if format else preferred(accept, offered=("application/json", "text/csv"))
     if kind == "text/csv":

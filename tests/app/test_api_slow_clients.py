@@ -347,6 +347,40 @@ def test_where_all_connections_are_at_work_the_next_is_told_so(started: Any, wai
         wait_until(lambda: httpx.get(f"{process.url}/v1/jobs").status_code == 200)
 
 
+ENDS: dict[str, tuple[bytes, bool]] = {
+    "kept alive until the client goes": (LIVEZ, True),
+    "closed as asked": (LIVEZ.replace(b"Host", b"Connection: close\r\nHost"), True),
+    "HTTP 1.0": (b"GET /livez HTTP/1.0\r\n\r\n", True),
+    "one behind the other": (LIVEZ * 3, True),
+    "garbage": (b"\x16\x03\x01 hello\r\n\r\n", True),
+    "garbage behind a request": (LIVEZ + b"\x00\x01", True),
+    "half a head": (b"GET /livez HTTP/1.1\r\nHost", False),
+    "a head in the midst of an answer": (LIVEZ + b"GET /live", True),
+    "half a body": (b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{", False),
+    "a body that nobody wants": (b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{", True),
+    "gone before the answer": (b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n", False),
+    "nothing": (b"", False),
+}
+
+
+def test_however_a_connection_ends_its_place_is_free_again_and_no_more_than_its_place(
+    started: Any, wait_until: Any
+) -> None:
+    process = started(DISTILLERY_MAX_CONNECTIONS="3", DISTILLERY_HEAD_SECONDS="1")
+    job_id = httpx.post(f"{process.url}/v1/jobs", json=SPEC).json()["id"]
+    for sent, answered in [*ENDS.values()] * 5:
+        with connect(process) as client:
+            client.sendall(sent)
+            assert not answered or client.recv(1)
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(connect(process)) for _ in range(3)]
+        assert all(rest(client) == b"" for client in kept), "each was let in, and closed for its silence"
+        wait_until(lambda: psutil.Process(process.running.pid).net_connections("tcp")[1:] == [])
+        for _ in range(3):
+            stack.enter_context(listening(process, job_id))
+        assert httpx.get(f"{process.url}/livez").status_code == 503
+
+
 @contextlib.contextmanager
 def listening(process: Any, job_id: str, *, key: str = "") -> Iterator[socket.socket]:
     """A connection with an open event stream."""

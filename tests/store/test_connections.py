@@ -1,5 +1,6 @@
 """Reaching the database: addresses, settings, and one error for every way it can fail."""
 
+import contextlib
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -166,13 +167,33 @@ def test_a_server_that_was_restarted_is_used_again(postgres_url: str, postgres_s
     import psycopg
 
     database = Database(postgres_url)
-    database.ping()
+    with contextlib.ExitStack() as sessions:
+        for _ in range(3):
+            sessions.enter_context(database.read()).execute(text("SELECT 1"))
     with psycopg.connect(postgres_server, autocommit=True) as other:
-        other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-            (postgres_url.rpartition("/")[2],),
-        )
+        of_ours = "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+        name = (postgres_url.rpartition("/")[2],)
+        other.execute(f"SELECT pg_terminate_backend(pid) {of_ours}", name)
+        while other.execute(f"SELECT count(*) {of_ours}", name).fetchone() != (0,):
+            pass
+    for _ in range(3):
+        database.ping()
+    database.close()
+
+
+def test_a_connection_is_asked_whether_it_lives_only_after_a_rest(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pings: list[object] = []
+    database = Database(postgres_url)
+    dialect = database._engine.dialect
+    monkeypatch.setattr(dialect, "do_ping", lambda connection, ping=dialect.do_ping: pings.append(ping(connection)))
+    for _ in range(3):
+        database.ping()
+    assert pings == []
+    monkeypatch.setattr("store.connections.RESTED_SECONDS", 0.0)
     database.ping()
+    assert len(pings) == 1
     database.close()
 
 
