@@ -1,5 +1,6 @@
 """Services to be broken. When a test ends, their workers are stopped, and every invariant of the store must hold."""
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from distillery.errors import Unavailable
 from store import invariants
 from store.db import migrate
 from store.tables import JobRow
@@ -56,9 +58,17 @@ class Faulted(Service):
             return {str(status): int(count) for status, count in counted}
 
     def expire(self, job_id: str) -> None:
-        """Let its lease be over, as if its worker had been silent for so long."""
-        with self.database.transaction() as session:
+        """Let its lease be over, as if its worker had been silent for so long.
+
+        A worker that was stopped in the midst of a write holds the row until the server ends its transaction.
+        """
+        self.until(lambda: self._expired(job_id))
+
+    def _expired(self, job_id: str) -> bool:
+        with contextlib.suppress(Unavailable), self.database.transaction() as session:
             session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_expires_at=0.0))
+            return True
+        return False
 
     def lose(self, worker: subprocess.Popen[bytes], job_id: str) -> None:
         """Kill its worker and let its lease be over."""
