@@ -27,6 +27,8 @@ from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_HALTED, EXIT_SAVED,
 from worker.telling import Console, Pipe, Teller
 
 MICRO_BATCHES = (1, 2, 4, 8)
+NICENESS = 10
+"""Whoever answers requests or renews leases goes first where cores are few; with one to spare, it costs nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,4 +139,5 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     sys.exit(main())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -36,6 +37,7 @@ from worker.messages import (
     Warned,
     parse,
 )
+from worker.run import NICENESS
 from worker.study import distil
 from worker.telling import Console
 
@@ -133,7 +135,9 @@ def trainer(tmp_path: Path) -> Callable[..., Ended]:
 
 def test_a_run_that_diverges_is_halted_once_and_fails_at_half_the_rate_too(trainer):
     """Row 11: the loss is never finite; the checkpoint that is left is."""
-    first = trainer(DIVERGING)
+    niceness = []
+    first = trainer(DIVERGING, hear=lambda _, pid: niceness or niceness.append(psutil.Process(pid).nice()))
+    assert niceness == [NICENESS + psutil.Process().nice()], "it leaves the processor to those who answer requests"
     assert (first.halted.reason, first.halted.run) == ("diverged", "training")
     assert "at a learning rate of 10." in first.halted.detail
     assert "Traceback" not in first.log
