@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Double, Executable, Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.spec import JobSpec, LatencySpec
 from distillery.views import Adjustments, PhaseName
 from store import outbox
 from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, insert_into, now_seconds
-from store.transitions import FRESH, Happening, record, storable
+from store.transitions import Happening, record, storable
 
 Kind = Literal["distillation", "latency"]
 
@@ -57,36 +58,44 @@ def claim(
 
     Highest priority first, then in the order of submission. Begins a new attempt.
     """
-    waiting = select(JobRow.id).where(
-        has_status("queued"), JobRow.not_before <= now_seconds(), JobRow.queue.in_(queues)
-    )
-    if job_id is not None:
-        waiting = waiting.where(JobRow.id == job_id)
+    asked = {"worker": storable(worker, limit=255), "queues": list(queues), "lease_seconds": lease_seconds}
+    if job_id is None:
+        row = session.execute(_TAKE_FIRST, asked).one_or_none()
+    else:
+        row = session.execute(_TAKE_NAMED, asked | {"job_id": job_id}).one_or_none()
+    return None if row is None else _begun(session, cast(JobRow, row))
+
+
+def _take(*conditions: ColumnElement[bool]) -> Executable:
+    """The statement that takes the first of the jobs that wait and meet the conditions."""
+    in_queues = JobRow.queue.in_(bindparam("queues", expanding=True))
+    waiting = select(JobRow.id).where(has_status("queued"), JobRow.not_before <= now_seconds(), in_queues, *conditions)
     first = waiting.order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id).limit(1)
     taken = first.with_for_update(skip_locked=True).correlate(None).scalar_subquery()
     resumed_at = select(CheckpointRow.step).where(CheckpointRow.id == JobRow.checkpoint_id).scalar_subquery()
     retried_at = (
         select(func.max(CheckpointRow.step)).where(CheckpointRow.job_id == JobRow.retry_of).correlate(JobRow)
     ).scalar_subquery()
-    statement = (
-        update(JobRow)
+    return (
+        update(cast(Table, JobRow.__table__))
         .where(JobRow.id == taken, has_status("queued"))
         .values(
             status="running",
             status_reason="",
             attempt=JobRow.attempt + 1,
-            owner=storable(worker, limit=255),
-            lease_expires_at=now_seconds() + lease_seconds,
+            owner=bindparam("worker"),
+            lease_expires_at=now_seconds() + bindparam("lease_seconds", type_=Double()),
             step=func.coalesce(resumed_at, retried_at, 0),
             started_at=func.coalesce(JobRow.started_at, now_seconds()),
             queued_seconds=JobRow.queued_seconds + (now_seconds() - JobRow.since),
             since=now_seconds(),
             last_seq=JobRow.last_seq + 1,
         )
-        .returning(JobRow)
+        .returning(*JobRow.__table__.c)
     )
-    row = session.scalars(statement, execution_options=FRESH).one_or_none()
-    return None if row is None else _begun(session, row)
+
+
+_TAKE_FIRST, _TAKE_NAMED = _take(), _take(JobRow.id == bindparam("job_id"))
 
 
 _NEW_ATTEMPT = insert_into(AttemptRow, "job_id", "attempt", "worker", "started_at", "first_step")
@@ -108,7 +117,8 @@ def _begun(session: Session, row: JobRow) -> Claim:
         spec=spec,
         latency=LatencySpec.model_validate(measured.spec) if measured else None,
         subject_id=row.subject_id,
-        checkpoints=_checkpoints(session, row.id) + (_checkpoints(session, row.retry_of) if row.retry_of else ()),
+        checkpoints=(_checkpoints(session, row.id) if row.checkpoint_id else ())
+        + (_checkpoints(session, row.retry_of) if row.retry_of else ()),
         adjustments=Adjustments.model_validate(row.adjustments),
         seconds_left=None if limit is None else limit - row.running_seconds,
     )
