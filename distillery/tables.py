@@ -12,7 +12,18 @@ from distillery.report import Estimated, LatencyReport, Percentile, Report
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
 from distillery.spec.teacher import TeacherEnsemble
-from distillery.views import Adjustments, Architecture, Artifact, Job, JobSummary, ObjectiveTerm, Progress, Validation
+from distillery.views import (
+    FARTHEST_PLACE,
+    Adjustments,
+    Architecture,
+    Artifact,
+    Job,
+    JobSummary,
+    ObjectiveTerm,
+    Progress,
+    QueuePlace,
+    Validation,
+)
 
 _STYLES = {
     "queued": "cyan", "running": "blue", "pausing": "yellow", "paused": "magenta", "cancelling": "yellow",
@@ -192,8 +203,13 @@ def job_table(job: Job, artifacts: Sequence[Artifact]) -> Table:
     return table
 
 
+def _place(job: Job, queue: QueuePlace) -> str:
+    behind = " or behind it" if queue.position == FARTHEST_PLACE else ""
+    return f"place {queue.position}{behind} in '{queue.name}', priority {job.priority}"
+
+
 def _facts(job: Job, artifacts: Sequence[Artifact]) -> Iterable[tuple[str, str | Text]]:
-    queue = f"place {job.queue.position} in '{job.queue.name}'" if job.queue else ""
+    queue = _place(job, job.queue) if job.queue else ""
     spec = job.spec
     yield "job", job.id
     yield "name", Text(job.name)

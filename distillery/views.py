@@ -109,11 +109,15 @@ class Usage(View):
     running_seconds: float = 0.0
 
 
+FARTHEST_PLACE = 1000
+
+
 class QueuePlace(View):
-    """Where a queued job stands; 1 is next."""
+    """Where a queued job stands."""
 
     name: str
-    position: int
+    position: Annotated[int, Field(ge=1, le=FARTHEST_PLACE)]
+    """1 is next; 1000 is that place or any behind it."""
 
 
 class Job(View):
@@ -128,6 +132,8 @@ class Job(View):
     resolved_spec: JobSpec
     """Every default and `auto` filled in; submitting it again repeats the job."""
     labels: dict[str, str] = {}
+    priority: int = 50
+    """As it is now: a PATCH may have changed what the spec says."""
     phase: PhaseName | None = None
     phases: tuple[Phase, ...] = ()
     progress: Progress | None = None

@@ -88,7 +88,7 @@ class Trained:
     """What the lesson wants to be shown in the end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """What stays the same from the first step to the last."""
 
@@ -98,11 +98,18 @@ class _Run:
     recipe: Training
     augment: tuple[str, ...]
     observer: Observer
-    precision: Precision
-    steps_per_epoch: int
-    rate: optim.Rate
-    guard: Guard
     micro_batches: int
+    precision: Precision = field(init=False)
+    steps_per_epoch: int = field(init=False)
+    rate: optim.Rate = field(init=False)
+    guard: Guard = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe, warn = self.recipe, self.observer.warning
+        self.precision = resolve_precision(recipe.precision, self.state.device)
+        self.steps_per_epoch = steps = self.lesson.batch_count(self.dataset, recipe)
+        self.rate = optim.schedule(recipe.schedule, steps_per_epoch=steps, epochs=recipe.epochs)
+        self.guard = Guard(self.state, recipe=recipe, rate=self.rate, steps_per_epoch=steps, warn=warn)
 
 
 def train(
@@ -128,21 +135,8 @@ def train(
     state = _fresh_state(lesson, recipe=recipe)
     if resume is not None:
         state.load_state_dict(resume)
-    steps_per_epoch = lesson.batch_count(dataset, recipe)
-    rate = optim.schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs)
-    run = _Run(
-        lesson=lesson,
-        state=state,
-        dataset=dataset.to(state.device),
-        recipe=recipe,
-        augment=augment,
-        observer=observer,
-        precision=resolve_precision(recipe.precision, state.device),
-        steps_per_epoch=steps_per_epoch,
-        rate=rate,
-        guard=Guard(state, recipe=recipe, rate=rate, steps_per_epoch=steps_per_epoch, warn=observer.warning),
-        micro_batches=micro_batches,
-    )
+    data = dataset.to(state.device)
+    run = _Run(lesson, state, data, recipe=recipe, augment=augment, observer=observer, micro_batches=micro_batches)
     run.guard.resumed()
     clock = Clock(state, save_seconds=recipe.checkpoint_every.seconds, tell=partial(_progress, run))
     lesson.meanwhile = partial(clock.count, 0)

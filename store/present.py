@@ -38,10 +38,11 @@ def job(row: JobRow, *, attempts: Sequence[AttemptRow], position: int | None, no
         spec=JobSpec.model_validate(row.sent),
         resolved_spec=JobSpec.model_validate(row.resolved),
         labels=row.labels,
+        priority=row.priority,
         phase=_phase(row),
         phases=_phases(row, attempts),
         progress=_progress(row),
-        queue=None if position is None else views.QueuePlace(name=row.queue, position=position),
+        queue=None if position is None else _place(row, position),
         attempt=row.attempt,
         attempts=tuple(_attempt(each) for each in attempts),
         worker=row.owner,
@@ -74,6 +75,10 @@ def summary(row: JobRow) -> views.JobSummary:
         created_at=moment(row.created_at),
         finished_at=_moment(row.finished_at),
     )
+
+
+def _place(row: JobRow, position: int) -> views.QueuePlace:
+    return views.QueuePlace(name=row.queue, position=min(position, views.FARTHEST_PLACE))
 
 
 def _phase(row: JobRow) -> views.PhaseName | None:

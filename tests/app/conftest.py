@@ -1,5 +1,6 @@
 """The API as a live server on a free port, over a migrated database, with the hand of a worker to move jobs along."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -27,13 +28,8 @@ from store.artifacts import Artifacts
 from store.config import StoreConfig
 from store.db import Database
 from store.leases import Claim
+from tests.app.raw_http import HASTY, KEY, SPEC
 from worker.messages import ModelFacts
-
-SPEC: dict[str, Any] = {
-    "dataset": {"name": "digits"},
-    "teacher": {"architecture": "seed_teacher", "train": {"epochs": 2}},
-    "student": {"architecture": "seed_student"},
-}
 
 
 def until(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
@@ -284,3 +280,32 @@ def launch_on() -> Callable[..., Any]:
 def serve() -> Callable[..., Any]:
     """Serves any ASGI application in a thread."""
     return serving
+
+
+@pytest.fixture(scope="module")
+def hasty(api_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service with deadlines of a second."""
+    with api_process(tmp_path_factory.mktemp("hasty"), **HASTY) as process:
+        process.start()
+        yield process
+
+
+@pytest.fixture(scope="module")
+def locked(api_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service with a key and the usual deadlines."""
+    with api_process(tmp_path_factory.mktemp("locked"), DISTILLERY_API_KEY=KEY) as process:
+        process.start()
+        yield process
+
+
+@pytest.fixture
+def started(api_process: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service for one test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**environment: str) -> Any:
+            process = stack.enter_context(api_process(tmp_path, **environment))
+            process.start()
+            return process
+
+        yield start

@@ -20,7 +20,7 @@ from distillery.report import (
     Spread,
 )
 from distillery.spec import parse
-from distillery.views import ObjectiveTerm
+from distillery.views import ObjectiveTerm, QueuePlace
 
 ONE = Estimated(value=1.0, low=0.99, high=1.01)
 GIVEN = {"architecture": "resnet56", "weights": "teacher.safetensors"}
@@ -156,6 +156,18 @@ def test_a_job_tells_who_takes_part_and_what_is_learned(peer: Any, changes: dict
     told = shown(tables.job_table(peer.job(spec=parse(SPEC | changes)), ()))
     assert [line for line in lines if line not in told] == []
     assert [line for line in told if line.startswith("seeds")] == [line for line in lines if line.startswith("seeds")]
+
+
+@pytest.mark.parametrize(
+    ("position", "line"),
+    [
+        (7, "status queued place 7 in 'gpu', priority 90"),
+        (1000, "status queued place 1000 or behind it in 'gpu', priority 90"),
+    ],
+)
+def test_a_queued_job_tells_its_place(peer: Any, position: int, line: str) -> None:
+    place = QueuePlace(name="gpu", position=position)
+    assert line in shown(tables.job_table(peer.job(status="queued", queue=place, priority=90), ()))
 
 
 def test_the_catalogues_say_when_to_use_what() -> None:

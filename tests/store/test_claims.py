@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from store import leases
+from distillery.ids import new_id
+from distillery.views import FARTHEST_PLACE
+from store import jobs, leases
+from tests.store.conftest import spec
 
 
 def take(shop: Any, **options: Any) -> Any:
@@ -30,6 +33,18 @@ def test_the_place_in_the_queue_is_the_order_of_claims(shop: Any) -> None:
     taken = take(shop)
     assert shop.job(taken.id).queue is None
     assert [shop.job(each).queue.position for each in ids[:3]] == [3, 1, 2]
+
+
+@pytest.mark.parametrize("urgent", [0, 400, 1200], ids=lambda count: f"{count} before by priority")
+def test_places_are_counted_so_far_and_no_farther(shop: Any, urgent: int) -> None:
+    specs = [spec(resources={"priority": priority}) for priority in (50, 90)]
+    with shop.database.transaction() as session:
+        for place in range(1200):
+            sent = specs[place < urgent]
+            jobs.add_row(session, new_id("job"), kind="distillation", sent=sent, resolved=sent)
+    ids = [row.id for row in shop.sql("SELECT id FROM jobs ORDER BY priority DESC, created_at, id")]
+    for place in (1, 2, 399, 400, 401, 999, 1000, 1001, 1200):
+        assert shop.job(ids[place - 1]).queue.position == min(place, FARTHEST_PLACE)
 
 
 def test_only_the_queues_asked_for(shop: Any) -> None:

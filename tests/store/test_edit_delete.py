@@ -39,7 +39,8 @@ def doomed(shop: Any) -> set[str]:
 def test_name_labels_and_priority_are_changed_and_told(shop: Any) -> None:
     job = shop.submit(labels={"team": "vision", "run": "1"})
     changed = shop.do(wishes.edit, job.id, name="better", labels={"run": None, "note": "x"}, priority=90)
-    assert (changed.name, changed.labels) == ("better", {"team": "vision", "note": "x"})
+    assert (changed.name, changed.labels, changed.priority) == ("better", {"team": "vision", "note": "x"}, 90)
+    assert shop.job(job.id).model_dump(exclude={"usage"}) == changed.model_dump(exclude={"usage"})
     assert shop.do(jobs.find, job.id).edition == 2
     assert shop.event_types(job.id) == ["queued", "edited"]
     first = shop.claim()
