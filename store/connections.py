@@ -1,6 +1,7 @@
 """How to reach a database: addresses, engine settings for Postgres and SQLite, and one error for every failure."""
 
 import os
+import random
 import select
 import socket
 import sqlite3
@@ -27,6 +28,7 @@ POOL_SECONDS = 5.0
 RESTED_SECONDS = 1.0
 """A connection that lay unused for longer is pinged before it is used."""
 STATEMENT_SECONDS = 5.0
+_BETWEEN_TRIES_SECONDS = 0.0005, 0.003
 _NETWORK_DISKS = ("afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs")
 _POSTGRES_DISK_FULL = "53100"
 _POSTGRES_NO_TABLE = "42P01"
@@ -143,7 +145,32 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object, *, foreign_k
 def _begin_on_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("begin") == "IMMEDIATE"
     connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if writes:
+        _await_turn(connection)
+    else:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _await_turn(connection: Connection) -> None:
+    """Begin to write as soon as no other process does. SQLite itself would try ever more seldom, at last ten times a
+    second, and be passed by all who came later.
+    """
+    driver = connection.connection.dbapi_connection
+    deadline = time.monotonic() + BUSY_SECONDS
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                driver.execute("BEGIN IMMEDIATE")  # type: ignore[union-attr]  # it is connected: it has just answered
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+            else:
+                return
+            time.sleep(random.uniform(*_BETWEEN_TRIES_SECONDS))  # noqa: S311 - so that two do not keep step
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is told
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
 
 @contextmanager

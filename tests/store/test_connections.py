@@ -89,6 +89,28 @@ def test_threads_wait_for_each_other_and_not_for_ever(sqlite_url: str, monkeypat
     database.close()
 
 
+def test_processes_wait_for_each_other_and_not_for_ever(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two databases on one file are to each other what two processes are."""
+
+    def write() -> str:
+        database = Database(sqlite_url)
+        with database.transaction() as session:
+            session.execute(text("SELECT 1"))
+        database.close()
+        return "written"
+
+    with ThreadPoolExecutor(1) as other:
+        first = Database(sqlite_url)
+        with first.transaction() as session:
+            session.execute(text("SELECT 1"))
+            with pytest.raises(Unavailable, match="database is locked"), monkeypatch.context() as hasty:
+                hasty.setattr("store.connections.BUSY_SECONDS", 0.05)
+                write()
+            waiting = other.submit(write)
+        assert waiting.result(30) == "written"
+        first.close()
+
+
 def test_a_reader_sees_one_moment(shop: Any) -> None:
     shop.submit()
     with shop.database.read() as session:
