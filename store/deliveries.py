@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import select, true, update
+from sqlalchemy import delete, select, true, update
 from sqlalchemy.orm import Session
 
 from distillery.errors import NotFound, WrongState
@@ -20,6 +20,7 @@ from store.tables import DeliveryRow, OutboxEntry, WebhookRow, now_seconds
 from store.transitions import Happening, change
 
 PING = "ping"
+KEPT_SECONDS = 30 * 86_400.0
 _JITTER = 0.1
 _GONE = 410
 
@@ -212,3 +213,9 @@ def _shown(row: DeliveryRow) -> Delivery:
         created_at=moment(row.created_at),
         ended_at=None if row.ended_at is None else moment(row.ended_at),
     )
+
+
+def sweep(session: Session, *, limit: int = 10_000) -> int:
+    """Forget messages that ended more than 30 days ago, at most so many; how many there were."""
+    old = select(DeliveryRow.id).where(DeliveryRow.ended_at <= now_seconds() - KEPT_SECONDS).limit(limit)
+    return len(session.scalars(delete(DeliveryRow).where(DeliveryRow.id.in_(old)).returning(DeliveryRow.id)).all())

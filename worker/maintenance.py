@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from distillery.errors import DistilleryError
-from store import idempotency, leases, orphans, outbox
+from store import deliveries, idempotency, leases, orphans, outbox
 from store.artifacts import Artifacts
 from store.config import LeaseConfig, WebhookConfig
 from store.db import Database
@@ -88,11 +88,12 @@ class Maintenance:
             outbox.rehint(session, older_than_seconds=self.lease.reaper_seconds * _REHINT_AFTER_REAPS)
 
     def sweep(self) -> None:
-        """Delete files that no row names and nobody can commit any more, and forget requests of more than a day ago."""
+        """Delete files that no row names and nobody can commit any more; forget old requests and webhook messages."""
         if gone := orphans.sweep(self.database, self.artifacts):
             _log.info("%d files that nothing named were deleted, such as %s.", len(gone), gone[0])
         with self.database.transaction() as session:
             idempotency.sweep(session)
+            deliveries.sweep(session)
 
     def relay(self) -> None:
         """Send the hints that are due. A row is removed after it was done: it may be done twice and is never lost."""

@@ -309,6 +309,20 @@ def test_a_message_is_handed_to_one_of_several_workers(shop: Any, add: Add) -> N
     assert len(taken) == len(set(taken)) == 12
 
 
+def test_messages_are_forgotten_a_month_after_their_end(shop: Any, add: Add) -> None:
+    webhook = add(types=("queued",))
+    for _ in range(3):
+        shop.submit()
+    first, second, _ = due(shop)
+    for entry in (first, second):
+        attempt(shop, entry, ARRIVED)
+    month = {"seconds": 30 * 86_400 + 60, "id": first.payload["delivery_id"]}
+    shop.sql("UPDATE deliveries SET ended_at = ended_at - :seconds WHERE id = :id", **month)
+    shop.sql("UPDATE deliveries SET created_at = created_at - :seconds", seconds=month["seconds"])
+    assert [shop.do(deliveries.sweep) for _ in range(2)] == [1, 0]
+    assert len(shop.see(deliveries.page, webhook.id).data) == 2, "one ended just now, and one still waits"
+
+
 def test_messages_to_busy_endpoints_are_passed_over(shop: Any, add: Add) -> None:
     slow, quick = add(types=("queued",)), add(OTHER_URL, types=("queued",))
     shop.submit()
