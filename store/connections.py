@@ -144,33 +144,34 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object, *, foreign_k
 
 def _begin_on_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("begin") == "IMMEDIATE"
-    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
-    if writes:
-        _await_turn(connection)
-    else:
+    driver: Any = connection.connection.dbapi_connection  # asked directly: SQLAlchemy takes far longer than a pragma
+    driver.execute(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+    if not writes:
         connection.exec_driver_sql("BEGIN")
-
-
-def _await_turn(connection: Connection) -> None:
-    """Begin to write as soon as no other process does. SQLite itself would try ever more seldom, at last ten times a
-    second, and be passed by all who came later.
-    """
-    driver = connection.connection.dbapi_connection
-    deadline = time.monotonic() + BUSY_SECONDS
-    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+        return
+    driver.execute("PRAGMA busy_timeout=0")
     try:
-        while time.monotonic() < deadline:
-            try:
-                driver.execute("BEGIN IMMEDIATE")  # type: ignore[union-attr]  # it is connected: it has just answered
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    break
-            else:
-                return
-            time.sleep(random.uniform(*_BETWEEN_TRIES_SECONDS))  # noqa: S311 - so that two do not keep step
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try, whose error is told
+        if not _had_turn(driver):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, for its error
     finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
+        driver.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
+
+
+def _had_turn(driver: Any) -> bool:
+    """Begin to write as soon as no other process does; whether that came to pass. SQLite itself would try ever more
+    seldom, at last ten times a second, and be passed by all who came later.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                return False
+        else:
+            return True
+        time.sleep(random.uniform(*_BETWEEN_TRIES_SECONDS))  # noqa: S311 - so that two do not keep step
+    return False
 
 
 @contextmanager
