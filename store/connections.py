@@ -96,12 +96,11 @@ def _look_before_use(engine: Engine, connection: Any, record: Any, _: object) ->
     since = record.info.pop("rests_since", None)
     if since is None:
         return
-    unasked = select.poll()
-    unasked.register(connection.fileno(), select.POLLIN)
-    if time.monotonic() - since < RESTED_SECONDS and not unasked.poll(0):
-        return
     try:
-        engine.dialect.do_ping(connection)
+        unasked = select.poll()
+        unasked.register(connection.fileno(), select.POLLIN)
+        if time.monotonic() - since >= RESTED_SECONDS or unasked.poll(0):
+            engine.dialect.do_ping(connection)
     except psycopg.Error as error:
         raise exc.InvalidatePoolError(str(error)) from None
 

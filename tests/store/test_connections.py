@@ -203,6 +203,15 @@ def test_a_server_that_was_restarted_is_used_again(postgres_url: str, postgres_s
     database.close()
 
 
+def test_a_connection_that_was_closed_on_this_side_is_replaced(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as session:
+        driver = session.connection().connection.driver_connection
+    driver.close()
+    database.ping()
+    database.close()
+
+
 def test_a_connection_is_asked_whether_it_lives_only_after_a_rest(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
