@@ -5,8 +5,11 @@ DistilleryError
 │   ├── InvalidSpec             a job spec with one or more bad fields
 │   │   └── InvalidWebhook      a webhook endpoint with a bad address, type or scope
 │   ├── UnreadableData          a data set that is missing, truncated or of a foreign format
+│   │   └── HostileFile         a file made, or damaged, so that reading it would do harm
 │   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
+│   │   └── UnfitTeacher        a teacher that cannot teach on this data: classes, normalisation, size
 │   ├── UnknownName             a name that no catalogue or registry holds
+│   ├── QuotaExceeded           more would be kept than the service may keep
 │   ├── KeyReused               an Idempotency-Key that was used for another request
 │   ├── InvalidPageToken        a page token that is not ours, or belongs to another query
 │   └── UnsatisfiableRange      a byte range outside the file
@@ -29,7 +32,7 @@ No HTTP status stands here: `app.errors` maps classes to codes in one place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,30 @@ class UnusableWeights(InvalidRequest):
     title = "The weights cannot be used"
 
 
+class HostileFile(UnreadableData):
+    """A file made, or damaged, so that reading on would do harm: a bomb, a path that leads outside, a lying header."""
+
+    code = "HOSTILE_FILE"
+    title = "The file is not safe to read"
+
+
+class UnfitTeacher(UnusableWeights):
+    """A teacher that cannot teach on this data; `code` tells the cause: its classes, its normalisation, its size."""
+
+    title = "The teacher does not fit the data"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        cause: Literal["CLASSES_DIFFER", "CLASS_ORDER", "TEACHER_TOO_WEAK", "NORMALISATION", "IMAGE_SIZE"],
+        hint: str = "",
+        pointer: str = "",
+    ) -> None:
+        super().__init__(detail, hint=hint, pointer=pointer)
+        self.code = cause  # type: ignore[misc]  # of the class elsewhere, of the cause here
+
+
 class UnknownName(InvalidRequest):
     """A name that no catalogue or registry holds; the hint gives the nearest known one."""
 
@@ -191,6 +218,13 @@ class CorruptFile(DistilleryError):
 
     code = "CORRUPT_FILE"
     title = "The file is damaged"
+
+
+class QuotaExceeded(InvalidRequest):
+    """More would be kept than this service may keep."""
+
+    code = "QUOTA_EXCEEDED"
+    title = "The quota is used up"
 
 
 class StorageFull(DistilleryError):

@@ -5,19 +5,23 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distillery.report import LatencyReport
+from distillery.report import Estimated, LatencyReport
 from distillery.spec import JobSpec, LatencySpec
+from distillery.spec.imports import DatasetImport, ModelImport
+from distillery.spec.preprocessing import Preprocessing
 
 Status = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "crashed", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "crashed", "cancelled"})
 PhaseName = Literal[
-    "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring"
-]
+    "reading", "packing", "checking",
+    "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
+]  # fmt: skip
+"""The first three are of data sets and models that are brought along."""
 PHASES: tuple[PhaseName, ...] = (
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
-    "queued", "started", "phase", "resolved", "checkpoint", "artifact", "warning", "edited",
+    "queued", "started", "phase", "resolved", "estimated", "checkpoint", "artifact", "warning", "edited",
     "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
     "succeeded", "failed", "crashed", "cancelled",
 ]  # fmt: skip
@@ -102,6 +106,23 @@ class Links(View):
     latency: str
 
 
+class Interval(View):
+    """A figure known only roughly."""
+
+    low: float
+    high: float
+
+
+class Estimate(View):
+    """What a job may take. Rough on purpose: the device is not known before a worker has it."""
+
+    seconds: Interval | None
+    """None when the size of the data set is not known to the API; the reason stands in `notes`."""
+    memory_bytes: Interval
+    artifact_bytes: Interval
+    notes: tuple[str, ...] = ()
+
+
 class Usage(View):
     """What a job has cost so far, in seconds."""
 
@@ -150,6 +171,8 @@ class Job(View):
     retry_of: str | None = None
     """The job from whose last checkpoint this one goes on."""
     cloned_from: str | None = None
+    estimate: Estimate | None = None
+    """From a timed burst at the beginning of its first attempt."""
     error: JobError | None = None
     usage: Usage = Usage()
     created_at: datetime
@@ -243,39 +266,157 @@ class Benchmark(View):
     finished_at: datetime | None = None
 
 
-class Model(View):
-    """A network with its weights, kept by the service: a distilled student, or a teacher trained in a job."""
+class Upload(View):
+    """A file that is being sent in parts. It is used by its id once it is complete."""
 
     id: str
-    architecture: str
-    role: Literal["student", "teacher"]
-    job_id: str
+    name: str
+    size_bytes: int
+    sha256: str
+    part_bytes: int
+    parts: int
+    """How many there are; they are numbered from 1."""
+    missing: tuple[int, ...]
+    """The parts that have not arrived, at most the first 1,000."""
+    complete: bool
+    created_at: datetime
+    expires_at: datetime
+    """When it is deleted, unless it is used again before."""
+
+
+class Broken(View):
+    """A member of a data set that could not be read."""
+
+    member: str
+    """Its name in the archive or folder, or the row of a table."""
+    reason: str
+
+
+class DatasetFacts(View):
+    """What was found in the files of a data set."""
+
+    task: Literal["image-classification", "text-classification"]
+    format: str
+    """That of the files: `image_folder`, `idx`, `npz`, `parquet`, `csv` or `jsonl`."""
     classes: tuple[str, ...]
+    splits: dict[str, int]
+    """How many samples each of `train`, `validation`, `test` and `unlabelled` has."""
+    channels: int = 0
+    height: int | None = None
+    """Of the packed images in pixels, where all have one size; else None. Nothing of texts."""
+    width: int | None = None
+    notes: tuple[str, ...] = ()
+    """What was decided on the way: how splits were drawn, what was scaled down."""
+    broken: tuple[Broken, ...] = ()
+    """The first 100."""
+    broken_count: int = 0
+    sha256: str
+    """Of the packed form."""
+    size_bytes: int
+    """Of the packed form."""
+
+
+class Dataset(View):
+    """A data set that the service keeps, or is about to."""
+
+    id: str
+    name: str
+    status: Status
+    """`succeeded` once it can be used."""
+    source: DatasetImport
+    facts: DatasetFacts | None = None
+    progress: Progress | None = None
+    error: JobError | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class Measured(View):
+    """The accuracy of a model on a split that it was not chosen by."""
+
+    data: str
+    """The id of a kept data set, or the name of another one."""
+    data_sha256: str
+    split: Literal["test"] = "test"
+    images: int
+    top1: Estimated
+
+
+class ModelFacts(View):
+    """What was found in the files of a model that was brought along."""
+
+    format: Literal["safetensors", "onnx", "table"]
+    architecture: str
+    """A name of the catalogue; `onnx` or `table` of a black box."""
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    outputs: Literal["logits", "probabilities"] = "logits"
+    batch: int | None = None
+    """The one batch size that an ONNX graph takes; None where it takes any."""
+    layers: tuple[str, ...] = ()
+    """Further outputs of an ONNX graph, usable as hints."""
+    samples: int | None = None
+    """Of a table: how many it answers."""
+    parameters: int | None = None
+    measured: Measured | None = None
+    notes: tuple[str, ...] = ()
+    """What was mended or guessed on the way, such as a prefix of all tensor names that was dropped."""
+    file: str
+    """The name of the delivered file of weights: of safetensors in our own form, else as it came."""
+    sha256: str
+    size_bytes: int
+
+
+class Model(View):
+    """A network with its weights, kept by the service: distilled, trained in a job to teach, or brought along."""
+
+    id: str
+    name: str = ""
+    status: Status = "succeeded"
+    """`succeeded` once it can teach; of a model from a job always."""
+    format: Literal["safetensors", "onnx", "table"] = "safetensors"
+    architecture: str
+    """Empty while it is not known."""
+    role: Literal["student", "teacher", "uploaded"]
+    job_id: str | None
+    """The job that made it; None where it was brought along."""
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
     image_size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    accuracy: float
-    """Top-1 on the job's test split."""
+    accuracy: float | None
+    """Top-1 on the test split of the job's data, or of the data that it was measured on last."""
+    measured: tuple[Measured, ...] = ()
+    facts: ModelFacts | None = None
+    """Of a model that was brought along."""
+    source: ModelImport | None = None
     sha256: str
+    error: JobError | None = None
     created_at: datetime
 
 
-class Interval(View):
-    """A figure known only roughly."""
+class Rehearsal(View):
+    """What a worker found when it tried a job out for a few seconds."""
 
-    low: float
-    high: float
+    device: str
+    precision: str
+    estimate: Estimate
+    """From a timed burst on this very worker."""
+    teacher_accuracy: float | None = None
+    """Top-1 of the given teacher on validation images."""
+    warnings: tuple[str, ...] = ()
 
 
-class Estimate(View):
-    """What a job may take. Rough on purpose: the device is not known before a worker has it."""
+class Preflight(View):
+    """A trial of a job on a worker."""
 
-    seconds: Interval | None
-    """None when the size of the data set is not known to the API; the reason stands in `notes`."""
-    memory_bytes: Interval
-    artifact_bytes: Interval
-    notes: tuple[str, ...] = ()
+    id: str
+    status: Status
+    """`succeeded`: the job can run. `failed`: `error` says why not, where and how to mend it."""
+    result: Rehearsal | None = None
+    error: JobError | None = None
 
 
 class Validation(View):
@@ -284,6 +425,8 @@ class Validation(View):
     resolved_spec: JobSpec
     warnings: tuple[str, ...]
     estimate: Estimate
+    preflight: Preflight | None = None
+    """Where the request waited for a worker to try the job out."""
 
 
 class Architecture(View):

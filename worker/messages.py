@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from distillery import views
 from distillery.errors import DistilleryError
 from distillery.spec import JobSpec
-from distillery.views import JobError, PhaseName, Progress
+from distillery.views import DatasetFacts, Estimate, JobError, PhaseName, Progress, Rehearsal
 
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
@@ -89,6 +90,34 @@ class Warned(Line):
     data: dict[str, Any] = {}
 
 
+class Estimated(Line):
+    """What the job will take, told by a burst that was timed here."""
+
+    kind: Literal["estimated"] = "estimated"
+    estimate: Estimate
+
+
+class Ingested(Line):
+    """A data set is read and packed; its file and previews were told as artifacts."""
+
+    kind: Literal["ingested"] = "ingested"
+    facts: DatasetFacts
+
+
+class Inspected(Line):
+    """A model that was brought along can be used; its file was told as an artifact."""
+
+    kind: Literal["inspected"] = "inspected"
+    facts: views.ModelFacts
+
+
+class Rehearsed(Line):
+    """A job was tried out and can run."""
+
+    kind: Literal["rehearsed"] = "rehearsed"
+    result: Rehearsal
+
+
 class ModelFacts(Line):
     """A network worth keeping; its weights are the artifact of the given name."""
 
@@ -129,7 +158,10 @@ class Halted(Line):
     """The run, such as `training`, in which it happened; of `diverged`, the one to go on at half the rate."""
 
 
-Message = Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Finished | Failed | Halted
+Message = (
+    Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated
+    | Ingested | Inspected | Rehearsed | Finished | Failed | Halted
+)  # fmt: skip
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from distillery.spec.frozen import Frozen
 
@@ -10,6 +10,24 @@ Augmentation = Literal["crop", "flip"]
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 ClassName = Annotated[str, Field(max_length=200)]
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+DatasetId = Annotated[str, Field(pattern=r"^dts_[0-9a-hjkmnp-tv-z]{26}$")]
+
+
+class UnlabelledData(Frozen):
+    """Images that nobody labelled: those of a kept data set, or those below a folder."""
+
+    id: DatasetId | None = None
+    """A data set that the service keeps: its images without labels, or all of them where each has one."""
+    path: LocalPath | None = None
+    """A folder of images, as the worker sees it; searched to its depth."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "UnlabelledData":
+        if (self.id is None) == (self.path is None):
+            raise ValueError("Exactly one of 'id' and 'path' is needed. Leave the other out.")
+        return self
 
 
 class ImageData(Frozen):
@@ -27,6 +45,8 @@ class ImageData(Frozen):
     """`crop`: pad by an eighth of the side and crop at random. `flip`: mirror at random."""
     limit: Annotated[int, Field(ge=10, le=100_000_000)] | None = None
     """Use only this many training images (stratified), to try a job out quickly."""
+    unlabelled: UnlabelledData | None = None
+    """More images for the student alone: the teacher labels them. The baseline, which has no teacher, goes without."""
 
 
 class DigitsData(ImageData):
@@ -77,16 +97,27 @@ class NamedData(ImageData):
     """`digits`, or a folder of `$DISTILLERY_DATA`, whose format is recognised from its files."""
 
 
+class StoredData(ImageData):
+    """A data set that the service keeps. Its splits were made when it was added: `validation` and `test` do nothing."""
+
+    kind: Literal["stored"] = "stored"
+    id: DatasetId
+
+
 def _kind_of_a_bare_name(value: Any) -> Any:
-    if isinstance(value, dict) and "kind" not in value and "name" in value:
-        return {"kind": "named", **value}
+    if isinstance(value, dict) and "kind" not in value:
+        for field, kind in (("name", "named"), ("id", "stored")):
+            if field in value:
+                return {"kind": kind, **value}
     return value
 
 
 DatasetSpec = Annotated[
     Annotated[
-        DigitsData | IdxData | ImageFolderData | NpzData | TorchvisionData | NamedData, Field(discriminator="kind")
+        DigitsData | IdxData | ImageFolderData | NpzData | TorchvisionData | NamedData | StoredData,
+        Field(discriminator="kind"),
     ],
     BeforeValidator(_kind_of_a_bare_name),
 ]
-"""Any kind of image data set, told apart by `kind`; `{name: digits}` is short for the kind `named`."""
+"""Any kind of image data set, told apart by `kind`; `{name: digits}` is short for the kind `named`,
+`{id: dts_…}` for `stored`."""

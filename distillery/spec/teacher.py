@@ -5,19 +5,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from distillery.spec.frozen import Frozen
+from distillery.spec.preprocessing import Preprocessing
 from distillery.spec.training import TeacherTraining
 
 ArchitectureName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 JobId = Annotated[str, Field(pattern=r"^job_[0-9a-hjkmnp-tv-z]{26}$")]
 ModelId = Annotated[str, Field(pattern=r"^mdl_[0-9a-hjkmnp-tv-z]{26}$")]
+READ = (".safetensors", ".onnx", ".npz", ".parquet")
+"""Endings of the files that can teach."""
+BLACK_BOXES = ("onnx", "table")
+"""What stands for the architecture of a teacher whose layers and weights nobody can see."""
 _SOURCES = ("train", "job", "model", "weights")
 
 
 class TeacherSpec(Frozen):
     """A network and one source of its weights: `train`, `job`, `model` or `weights`; none for the strategy `online`."""
 
-    architecture: ArchitectureName
-    """A name of the catalogue (`GET /v1/architectures`)."""
+    architecture: ArchitectureName | Literal[""] = ""
+    """A name of the catalogue (`GET /v1/architectures`). Left out, it is that of the `model` or `job`, or the one that
+    the metadata of the `weights` tell; of a black box it is `onnx`, of a table of answers `table`."""
     train: TeacherTraining | None = None
     """Train it in this job, on the labels of the same data."""
     job: JobId | None = None
@@ -25,7 +31,10 @@ class TeacherSpec(Frozen):
     model: ModelId | None = None
     """A model that the service keeps."""
     weights: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """A `.safetensors` file as the worker sees it, or `torchvision:DEFAULT` for torchvision's own weights on disk."""
+    """A file as the worker sees it: `.safetensors`, `.onnx`, or a table of answers (`.npz`, `.parquet`). Or
+    `torchvision:DEFAULT` for torchvision's own weights on disk."""
+    preprocessing: Preprocessing | None = None
+    """What a black box from a file expects of an image; a kept model brings its own."""
     minimum_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """Refuse to distil from a teacher below this validation accuracy. None asks for twice that of guessing."""
 
@@ -42,11 +51,15 @@ class TeacherSpec(Frozen):
                 f"A teacher needs exactly one of 'train', 'job', 'model' or 'weights'; got {' and '.join(given)}. "
                 "Leave all but one out."
             )
-        if self.weights and not self.weights.endswith(".safetensors") and not self.weights.startswith("torchvision:"):
+        if self.weights and not self.weights.endswith(READ) and not self.weights.startswith("torchvision:"):
             raise ValueError(
-                "Teacher weights must be a .safetensors file or 'torchvision:<name>'; pickled formats "
-                "(.pt, .pth, .bin) can run code when they are read, so they are refused. Convert them first."
+                "Teacher weights must be a .safetensors or .onnx file, a table of answers (.npz, .parquet) or "
+                "'torchvision:<name>'; pickled formats (.pt, .pth, .bin) can run code when they are read, so they are "
+                "refused. Convert them with: distillery models convert FILE"
             )
+        published = (self.weights or "").startswith("torchvision:")
+        if not self.architecture and (published or self.source in (None, "train")):
+            raise ValueError("This teacher needs an architecture. Add 'architecture', such as resnet56.")
         return self
 
 
