@@ -56,6 +56,15 @@ def weights_key(session: Session, model_id: str) -> str:
     return _find(session, model_id).weights_key
 
 
+def job_of(session: Session, model_id: str) -> str:
+    """The job that delivered it, or the work that took it in.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    return _find(session, model_id).job_id
+
+
 def _find(session: Session, model_id: str) -> ModelRow:
     row = None if "\x00" in model_id else session.get(ModelRow, model_id)
     if row is None:

@@ -46,7 +46,7 @@ def delete_model(session: Session, model_id: str) -> None:
         NotFound: there is no such model.
         WrongState: a job that has not ended needs it.
     """
-    job_id = models.get(session, model_id).job_id
+    job_id = models.job_of(session, model_id)
     job = find(session, job_id, locked=True)  # as those lock it who write a job that this one is to teach
     teaches = job_id if job.student_model_id == model_id else None  # what names the job as its teacher means this model
     _refuse_if_needed(model_id, _taught(session, job=teaches, models=[model_id]))

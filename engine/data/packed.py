@@ -1,8 +1,8 @@
-"""The packed form of a data set: one file that is written once, named by its hash, and read by mapping it into memory.
+"""The packed form of a data set: one file that is written once, named by its hash, and mapped into memory to be read.
 
-A magic word, the samples' bytes one after the other, the arrays, a JSON head, and at the end where the head lies. Images
-are uint8 [C, H, W]; texts are UTF-8. It needs NumPy alone, so that a guarded process can write it. Equal contents give
-equal bytes.
+A magic word, the samples' bytes one after the other, the arrays, a JSON head, and at the end where the head lies.
+Images are uint8 [C, H, W]; texts are UTF-8. It needs NumPy alone, so that a guarded process can write it. Equal
+contents give equal bytes.
 """
 
 import hashlib
