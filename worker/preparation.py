@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -32,7 +33,16 @@ _REHEARSED = 4
 """Images of the rehearsed batch: enough for every term that compares samples."""
 
 
-def prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Path], micro_batches: int = 1) -> Ready:
+def prepare(
+    spec: JobSpec,
+    *,
+    journal: Journal,
+    teacher_weights: Mapping[int, Path],
+    teacher_facts: Mapping[int, Path] = MappingProxyType({}),
+    stored: Path | None = None,
+    unlabelled: Path | None = None,
+    micro_batches: int = 1,
+) -> Ready:
     """Settle what the spec leaves open, and refuse what cannot work.
 
     `micro_batches` are the parts in which batches will go through the networks.
@@ -43,7 +53,7 @@ def prepare(spec: JobSpec, *, journal: Journal, teacher_weights: Mapping[int, Pa
     journal.enter("preparing")
     torch.set_num_threads(spec.training.threads or os.cpu_count() or 1)
     device, precision = preflight.check_device(spec.training)
-    dataset = load(spec.dataset)
+    dataset = load(spec.dataset, stored=stored, unlabelled=unlabelled)
     data_free = isinstance(spec.method, DataFreeMethod)
     if data_free:
         dataset = sealed(dataset)

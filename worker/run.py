@@ -76,6 +76,9 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
             spec,
             journal=journal,
             teacher_weights=dict(options.teacher_weights),
+            teacher_facts=dict(options.teacher_facts),
+            stored=options.dataset,
+            unlabelled=options.unlabelled,
             resume=options.resume,
             halved=frozenset(options.halve_rate),
             micro_batches=options.micro_batches,
@@ -118,7 +121,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="PLACE=FILE",
-        help="safetensors fetched for the job or model of the teacher at that place of the spec, from 0",
+        help="weights fetched for the job or model of the teacher at that place of the spec, from 0",
+    )
+    parser.add_argument(
+        "--teacher-facts",
+        type=_placed_file,
+        action="append",
+        default=[],
+        metavar="PLACE=FILE",
+        help="what is known of a teacher that was brought along, as JSON (distillery.views.ModelFacts)",
+    )
+    parser.add_argument("--dataset", type=Path, metavar="FILE", help="the packed file of a data set of kind 'stored'")
+    parser.add_argument(
+        "--unlabelled", type=Path, metavar="FILE", help="the packed file that 'dataset.unlabelled.id' stands for"
     )
     parser.add_argument(
         "--halve-rate",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from distillery.errors import InvalidRequest, TrainingDiverged
 from distillery.spec import JobSpec
@@ -32,15 +33,19 @@ def distil(
     *,
     journal: Journal,
     teacher_weights: Mapping[int, Path],
+    teacher_facts: Mapping[int, Path] = MappingProxyType({}),
+    stored: Path | None = None,
+    unlabelled: Path | None = None,
     resume: Path | None,
     halved: frozenset[str] = frozenset(),
     micro_batches: int = 1,
 ) -> None:
     """Run every phase of the study and deliver its artifacts into the journal's folder.
 
-    `teacher_weights` are fetched files, by the teacher's place in the spec. `halved` are the runs that are trained at
-    half their learning rate, and `micro_batches` the parts in which batches go through the networks: neither belongs
-    to the spec, and a checkpoint that was made without them is gone on from.
+    `teacher_weights` are fetched files, by the teacher's place in the spec, and `teacher_facts` what is known of those
+    that were brought along. `stored` and `unlabelled` are the packed files that the spec names by their ids. `halved`
+    are the runs that are trained at half their learning rate, and `micro_batches` the parts in which batches go
+    through the networks: neither belongs to the spec, and a checkpoint that was made without them is gone on from.
 
     Raises:
         distillery.errors.DistilleryError: the spec, the data or the numbers are at fault.
@@ -48,7 +53,15 @@ def distil(
         engine.loop.Stopped: asked to leave; the last checkpoint is saved and told.
     """
     _check_names(spec, halved)
-    ready = prepare(spec, journal=journal, teacher_weights=teacher_weights, micro_batches=micro_batches)
+    ready = prepare(
+        spec,
+        journal=journal,
+        teacher_weights=teacher_weights,
+        teacher_facts=teacher_facts,
+        stored=stored,
+        unlabelled=unlabelled,
+        micro_batches=micro_batches,
+    )
     ready = replace(ready, halved=halved)
     if resume is not None:
         journal.restore(resume)

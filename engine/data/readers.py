@@ -38,7 +38,9 @@ _PATH_FIELDS = ("path", "root")
 _POINTERS = {"digits": "/dataset/kind", "named": "/dataset/name", "torchvision": "/dataset/root"}
 
 
-def load(spec: DatasetSpec, *, data_root: Path | None = None) -> Dataset:
+def load(
+    spec: DatasetSpec, *, data_root: Path | None = None, stored: Path | None = None, unlabelled: Path | None = None
+) -> Dataset:
     """Read the data that `spec` asks for.
 
     Named data is looked for below `data_root`, else below `$DISTILLERY_DATA`, and only there. Any other path must lie
