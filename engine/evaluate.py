@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distillery.errors import MissingDependency, TrainingDiverged
 from distillery.report import Disagreement, Estimated
 from engine.data.dataset import Split
-from engine.data.views import ordered
+from engine.data.views import Batch, ordered
 
 ECE_BINS = 15
 TOP5_FROM_CLASSES = 6
@@ -42,6 +42,20 @@ class Scores:
     """Share of each class's images answered right, by class name; classes without images are left out."""
 
 
+class BatchNetwork(nn.Module):
+    """A network that reads more of a batch than its images. Ask it through `answer`."""
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Logits [B, K]."""
+        raise NotImplementedError
+
+
+def answer(network: nn.Module, batch: Batch) -> Tensor:
+    """Logits [B, K] of any network for a batch: what its images say, or its ids."""
+    logits: Tensor = network.answer(batch) if isinstance(network, BatchNetwork) else network(batch.images)
+    return logits
+
+
 def predict(
     network: nn.Module,
     split: Split,
@@ -58,9 +72,13 @@ def predict(
     """
     read = ordered(split, batch_size=batch_size, mean=mean, std=std, channels_last=channels_last)
     with evaluating(network), torch.inference_mode():
-        logits = [network(batch.images.to(device)).float().cpu() for batch in read]
+        logits = [answer(network, _on(batch, device)).float().cpu() for batch in read]
     # A clone made outside of inference mode may be used anywhere, an inference tensor may not.
     return torch.cat(logits).clone()
+
+
+def _on(batch: Batch, device: torch.device | str) -> Batch:
+    return Batch(batch.images.to(device), batch.labels.to(device), batch.ids.to(device))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Hooks stay on a network only as long as it is asked, so that nothing of a tap is
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,11 +25,20 @@ def tapped(network: nn.Module, images: Tensor, layers: Sequence[str]) -> Outputs
     Raises:
         InvalidRequest: there is no such layer, or it gives nothing that can be read as a map.
     """
+    return heard(network, layers, ask=lambda: network(images))
+
+
+def heard(network: nn.Module, layers: Sequence[str], *, ask: Callable[[], Tensor]) -> Outputs:
+    """The same, while `ask` asks the network and gives its logits [B, K].
+
+    Raises:
+        InvalidRequest: there is no such layer, or it gives nothing that can be read as a map.
+    """
     found: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for layer in layers:
             _listen(network, layer, found, hooks)
-        logits = network(images)
+        logits = ask()
     silent = [layer for layer in layers if layer not in found]
     if silent:
         raise InvalidRequest(f"The layer '{silent[0]}' is never used when the network answers.", hint="Name another.")

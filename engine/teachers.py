@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.data.views import Batch
+from engine.evaluate import BatchNetwork, answer
 from engine.outputs import Merge, Outputs
 from engine.precision import for_loss, memory_format
-from engine.taps import tapped
+from engine.taps import heard
 
 
 class Teacher(Protocol):
@@ -45,7 +46,7 @@ class FrozenTeacher(nn.Module):
             self.network.eval()
         # Not inference mode: its tensors may not be saved for the student's backward pass.
         with torch.no_grad():
-            return tapped(self.network, batch.images, self._layers)
+            return heard(self.network, self._layers, ask=lambda: answer(self.network, batch))
 
     def state_sha256(self) -> str:
         """Hash of every parameter and buffer; equal before and after a run."""
@@ -72,9 +73,12 @@ class EnsembleTeacher(nn.Module):
         return Outputs(logits=mixed_logits(each, shares), members=members, merge=self._merge, shares=shares)
 
 
-class Ensemble(nn.Module):
-    """Several networks as one: images [B, C, H, W] to merged logits [B, K]. Without labels there is no confidence, so
-    that all merges but `mean_logits` give the logarithm of the mean probabilities."""
+class Ensemble(BatchNetwork):
+    """Several networks as one: images [B, C, H, W], or the ids of tables, to merged logits [B, K].
+
+    Without labels there is no confidence, so that all merges but `mean_logits` give the logarithm of the mean
+    probabilities.
+    """
 
     def __init__(self, members: Sequence[nn.Module], *, merge: Merge) -> None:
         super().__init__()
@@ -82,8 +86,14 @@ class Ensemble(nn.Module):
         self._merge = merge
 
     def forward(self, images: Tensor) -> Tensor:
+        """Merged logits [B, K]. A table has nothing to say of images alone."""
+        return self._merged(torch.stack([member(images) for member in self.members]))
+
+    def answer(self, batch: Batch) -> Tensor:
         """Merged logits [B, K]."""
-        each = torch.stack([member(images) for member in self.members])
+        return self._merged(torch.stack([answer(member, batch) for member in self.members]))
+
+    def _merged(self, each: Tensor) -> Tensor:
         if self._merge == "mean_logits":
             return each.mean(dim=0)
         return mixed_logits(each, each.new_full(each.shape[:2], 1 / len(self.members)))

@@ -1,0 +1,1 @@
+"""What is read of files that strangers made, before anything trusts them. Nothing here reaches torch."""
