@@ -55,7 +55,7 @@ class Pictures(TorchDataset[tuple[Any, int]]):
     """PIL images behind torchvision transforms, one at a time."""
 
     def __init__(self, split: Split) -> None:
-        pixels = split.images.permute(0, 2, 3, 1).numpy()
+        pixels = split.images[:].permute(0, 2, 3, 1).numpy()
         self.pictures = [Image.fromarray(np.ascontiguousarray(one)) for one in pixels]
         self.labels = split.labels.tolist()
         self.transform = transforms.Compose(

@@ -21,7 +21,7 @@ _LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class Ready:
-    """The spec as it will run, the data in memory, and of each teacher the network unless the job trains it."""
+    """The spec as it will run, the data, and of each teacher the network unless the job trains it."""
 
     spec: JobSpec
     dataset: Dataset
@@ -32,6 +32,10 @@ class Ready:
     """The runs that are trained at half the learning rate of their recipe."""
     micro_batches: int = 1
     """Parts in which a batch goes through the networks, for want of memory."""
+    accuracies: tuple[float | None, ...] = ()
+    """Of each given teacher, on validation images; None of one that the job trains, or where it may read no data."""
+    preparing_seconds: float = 0.0
+    """How long it took to get here."""
 
     @property
     def portion(self) -> int:
@@ -84,3 +88,8 @@ def teaching_runs(spec: JobSpec) -> tuple[str, ...]:
     """What the trainings of the teachers are called, given ones included: `teaching`, or `teaching1` and so on."""
     count = len(spec.teachers)
     return ("teaching",) if count == 1 else tuple(f"teaching{number}" for number in range(1, count + 1))
+
+
+def assisting_runs(spec: JobSpec) -> tuple[str, ...]:
+    """What the trainings of the assistants are called, from the largest on: `assisting1` and so on."""
+    return tuple(f"assisting{number}" for number in range(1, len(spec.assistants) + 1))

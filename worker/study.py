@@ -25,7 +25,8 @@ from worker.lessons import Known
 from worker.messages import Halted
 from worker.parts import Cast
 from worker.preparation import check_teacher, prepare
-from worker.ready import Ready, loaded, run_names, seed_of, teaching_runs
+from worker.ready import Ready, assisting_runs, loaded, run_names, seed_of, teaching_runs
+from worker.unlabelled import with_unlabelled
 
 
 def distil(
@@ -72,8 +73,9 @@ def distil(
             run=run,
         )
     teachers = [] if isinstance(ready.spec.method, OnlineMethod) else _teach(ready, journal=journal)
-    assistants = _assist(ready, teachers, journal=journal)
-    _distil_student(ready, assistants[-1:] or teachers, journal=journal)
+    wider = with_unlabelled(ready, teachers, journal=journal)
+    assistants = _assist(wider, teachers, journal=journal)
+    _distil_student(wider, assistants[-1:] or teachers, journal=journal)
     if ready.spec.baseline:
         _train_baseline(ready, journal=journal)
     if isinstance(ready.spec.method, OnlineMethod):
@@ -82,9 +84,8 @@ def distil(
 
 
 def _check_names(spec: JobSpec, halved: frozenset[str]) -> None:
-    assisting = (f"assisting{number}" for number in range(1, len(spec.assistants) + 1))
     students = (name for phase in ("training", "baseline") for name in run_names(phase, spec.seeds))
-    known = (*teaching_runs(spec), *assisting, *students)
+    known = (*teaching_runs(spec), *assisting_runs(spec), *students)
     if unknown := sorted(halved - set(known)):
         raise InvalidRequest(
             f"The study has no run '{unknown[0]}' whose learning rate could be halved.",
@@ -121,7 +122,7 @@ def _merged(shared: Training, own: TeacherTraining | None) -> Training:
 
 def _assist(ready: Ready, teachers: Sequence[Known], *, journal: Journal) -> list[Known]:
     """Each assistant is taught by the one before it, the first by the teachers."""
-    runs = [f"assisting{number}" for number in range(1, len(ready.spec.assistants) + 1)]
+    runs = assisting_runs(ready.spec)
     if any(run not in journal.finished for run in runs):
         journal.enter("assisting")
     assistants: list[Known] = []

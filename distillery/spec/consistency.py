@@ -21,6 +21,7 @@ def faults(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     yield from _assistants(spec)
     yield from _batch_size(spec)
     yield from _data_free(spec)
+    yield from _unlabelled(spec)
     yield from _seeds(spec)
 
 
@@ -108,6 +109,18 @@ def _without_data(place: Place, term: AnyTerm) -> Iterator[InitErrorDetails]:
     elif term.needs_labels:
         detail = f"The term {term.term} needs labels, and a data-free job has none."
         yield _fault(place, "no_labels", detail, "Use soft_targets, dist or a term of features.")
+
+
+def _unlabelled(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """Images without labels need somebody who knows them before the student sees them: a frozen teacher."""
+    why = {
+        "online": "the teacher of an online job is still learning, and so cannot label images",
+        "self_distillation": "in self-distillation there is no teacher to label them",
+        "data_free": "a data-free job reads no images",
+    }.get(spec.method.strategy)
+    if spec.dataset.unlabelled is not None and why is not None:
+        hint = "Leave 'unlabelled' out, or use the strategy offline."
+        yield _fault(("dataset", "unlabelled"), "unlabelled_not_used", f"Unlabelled images are not used: {why}.", hint)
 
 
 def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:

@@ -1,11 +1,15 @@
 """Whether a data set fits into memory, asked before it is read: the kernel's answer to too much is SIGKILL."""
 
+import resource
 from pathlib import Path
 
 from distillery.errors import UnreadableData
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
+_COMFORT = 2
+"""Networks, gradients and batches need memory too."""
 
 
 def require(size_bytes: int, *, what: str) -> None:
@@ -22,10 +26,17 @@ def require(size_bytes: int, *, what: str) -> None:
         )
 
 
+def holds_comfortably(size_bytes: int) -> bool:
+    """Whether so much can stay in memory for a whole job; where nobody tells, it can."""
+    left = available_bytes()
+    return left is None or _COMFORT * size_bytes <= left
+
+
 def available_bytes(*, meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """Bytes that this process may still take, by the kernel and the control group; None where neither tells."""
-    known = [bytes_left for bytes_left in (_of_machine(meminfo), _of_group(cgroup)) if bytes_left is not None]
-    return min(known, default=None)
+    """Bytes that this process may still take, by the kernel, the control group and its own limit of data (`ulimit
+    -d`); None where none of them tells."""
+    asked = (_of_machine(meminfo), _of_group(cgroup), _of_process())
+    return min((bytes_left for bytes_left in asked if bytes_left is not None), default=None)
 
 
 def _of_machine(meminfo: Path) -> int | None:
@@ -45,6 +56,18 @@ def _of_group(cgroup: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(0, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def _of_process() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return limit
+    used = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), 0)
+    return max(0, limit - used)
 
 
 def _gib(size_bytes: int) -> str:

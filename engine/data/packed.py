@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -45,6 +45,9 @@ class Head:
     """Of every image, in pixels; None where they differ, and of texts."""
     width: int | None
     notes: tuple[str, ...]
+    samples_sha256: str
+    """Of the magic word and every sample's bytes, found while they were written: two files hold the same samples, in
+    the same order, just when these are equal, and nobody has to read them to know."""
 
 
 class PackedWriter:
@@ -97,7 +100,7 @@ class PackedWriter:
 
         Gives the file's sha256 and size in bytes; it is on the disk when this returns.
         """
-        count = len(self)
+        count, samples_sha256 = len(self), self._digest.hexdigest()
         if not len(labels) == len(split) == count:
             raise AssertionError(f"{len(labels)} labels and {len(split)} splits were given for {count} samples.")
         names = b"".join(self._names)
@@ -113,7 +116,7 @@ class PackedWriter:
         height, width = uniform.pop() if len(uniform) == 1 else (None, None)
         head = {
             "task": self._task, "classes": list(classes), "count": count, "channels": self._channels,
-            "height": height, "width": width, "notes": list(notes),
+            "height": height, "width": width, "notes": list(notes), "samples_sha256": samples_sha256,
             "arrays": {name: self._array(array) for name, array in arrays.items()},
         }  # fmt: skip
         encoded, at = json.dumps(head, ensure_ascii=False, sort_keys=True).encode(), self._at
@@ -154,6 +157,8 @@ class Packed:
     """uint8 [N]: the place in `SPLITS`."""
     sizes: NDArray[np.int32]
     """int32 [N, 2]: height and width in pixels."""
+    mapping: mmap.mmap = field(repr=False)
+    """The whole file."""
     _offsets: NDArray[np.int64] = field(repr=False)
     _name_offsets: NDArray[np.int64] = field(repr=False)
     _names: NDArray[np.uint8] = field(repr=False)
@@ -178,6 +183,15 @@ class Packed:
             raise AssertionError(f"The images of {self.path.name} differ in size.")
         return self._samples[: self._offsets[-1]].reshape(head.count, head.channels, head.height, head.width)
 
+    def sha256(self) -> str:
+        """Hash of all that the file says, without its notes. The samples are not read for it: the head has their hash,
+        so that a file whose samples were damaged later has the hash that it had before."""
+        facts = {name: value for name, value in asdict(self.head).items() if name != "notes"}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for array in (self.labels, self.split, self.sizes, self._offsets, self._name_offsets, self._names):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def text(self, row: int) -> str:
         """The text of a sample."""
         return self._sample(row).tobytes().decode()
@@ -198,7 +212,8 @@ def open_packed(path: Path) -> Packed:
     """
     try:
         with path.open("rb") as file:
-            whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        whole = np.frombuffer(mapping, dtype=np.uint8)
         at, length, magic = _TAIL.unpack(whole[-_TAIL.size :].tobytes())
         if magic != MAGIC or length > _MOST_HEAD_BYTES or at + length + _TAIL.size != len(whole):
             raise ValueError("its end is not that of a packed data set")
@@ -211,6 +226,7 @@ def open_packed(path: Path) -> Packed:
             labels=arrays["labels"],
             split=arrays["split"],
             sizes=arrays["sizes"],
+            mapping=mapping,
             _offsets=arrays["offsets"],
             _name_offsets=arrays["name_offsets"],
             _names=arrays["names"],

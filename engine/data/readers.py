@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,17 @@ from distillery.spec.dataset import (
     ImageFolderData,
     NamedData,
     NpzData,
+    StoredData,
     TorchvisionData,
 )
 from engine.data import digits, idx, image_folder, memory, named, npz, paths, splits, torchvision_files
+from engine.data import stored as stored_images
+from engine.data import unlabelled as unlabelled_images
 from engine.data.dataset import Dataset, Split
 from engine.data.resize import squared
 from engine.data.source import Part, Source
+from engine.data.statistics import channel_statistics
+from engine.data.stored import cut_notes
 
 READERS: tuple[tuple[type[ImageData], Callable[[Any], Source]], ...] = (
     (DigitsData, digits.read),
@@ -35,7 +39,12 @@ READERS: tuple[tuple[type[ImageData], Callable[[Any], Source]], ...] = (
 )
 """Each kind of data and the function that reads it. `NamedData` is turned into one of these first."""
 _PATH_FIELDS = ("path", "root")
-_POINTERS = {"digits": "/dataset/kind", "named": "/dataset/name", "torchvision": "/dataset/root"}
+_POINTERS = {
+    "digits": "/dataset/kind",
+    "named": "/dataset/name",
+    "torchvision": "/dataset/root",
+    "stored": "/dataset/id",
+}
 
 
 def load(
@@ -43,27 +52,45 @@ def load(
 ) -> Dataset:
     """Read the data that `spec` asks for.
 
-    Named data is looked for below `data_root`, else below `$DISTILLERY_DATA`, and only there. Any other path must lie
-    below one of `$DISTILLERY_DATA_ROOTS` where that is set.
+    `stored` and `unlabelled` are the packed files that its ids stand for. Named data is looked for below `data_root`,
+    else below `$DISTILLERY_DATA`, and only there. Any other path must lie below one of `$DISTILLERY_DATA_ROOTS` where
+    that is set.
 
     Raises:
         UnreadableData: the data is missing, damaged, of a foreign format, too large for memory, or outside of
             those roots; the detail names the file and the pointer the field.
         UnknownName: no data set has that name.
         MissingDependency: a package that the format needs is not installed.
+        StorageFull: stored or unlabelled images must be resized, and fit neither into memory nor on the disk.
     """
     try:
-        if isinstance(spec, NamedData):
-            found = named.recognise(spec, data_root=data_root)
-            return _assembled(_read(found), spec=spec, name=spec.name)
-        for path in (getattr(spec, field, None) for field in _PATH_FIELDS):
-            if path is not None:
-                paths.require_allowed(path)
-        source = _read(spec)
-        return _assembled(source, spec=spec, name=source.name)
+        dataset = _labelled(spec, data_root=data_root, file=stored)
     except UnreadableData as error:
         error.pointer = error.pointer or _POINTERS.get(spec.kind, "/dataset/path")
         raise
+    if spec.unlabelled is None:
+        return dataset
+    same_file = isinstance(spec, StoredData) and spec.id == spec.unlabelled.id
+    packed = unlabelled or (stored if same_file else None)
+    return unlabelled_images.attached(dataset, spec.unlabelled, packed=packed, same_file=same_file)
+
+
+def _labelled(spec: DatasetSpec, *, data_root: Path | None, file: Path | None) -> Dataset:
+    if isinstance(spec, StoredData):
+        if file is None:
+            raise UnreadableData(
+                f"{spec.id} is a data set that a service keeps, and this run has none.",
+                hint="Give 'kind' and 'path' instead of an id, or give its packed file with --dataset.",
+            )
+        return stored_images.read(spec, file=file)
+    if isinstance(spec, NamedData):
+        found = named.recognise(spec, data_root=data_root)
+        return _assembled(_read(found), spec=spec, name=spec.name)
+    for path in (getattr(spec, field, None) for field in _PATH_FIELDS):
+        if path is not None:
+            paths.require_allowed(path)
+    source = _read(spec)
+    return _assembled(source, spec=spec, name=source.name)
 
 
 def _read(spec: DatasetSpec) -> Source:
@@ -90,7 +117,7 @@ def _assembled(source: Source, *, spec: ImageData, name: str) -> Dataset:
         validation=validation,
         test=test,
         sha256=_sha256(source.classes, (train, validation, test)),
-        notes=(*source.notes, *notes, *_size_notes(source, size=size)),
+        notes=(*source.notes, *notes, *cut_notes(source.height, source.width, size=size)),
     )
 
 
@@ -135,34 +162,8 @@ def _split_note(split: str, *, held: int, of: int, seed: int) -> str:
     )
 
 
-def _size_notes(source: Source, *, size: int) -> tuple[str, ...]:
-    side = min(source.height, source.width)
-    notes = []
-    if source.height != source.width:
-        notes.append(f"Images of {source.height}x{source.width} pixels were cut to the centred {side}x{side}.")
-    if side != size:
-        notes.append(f"Images were resized from {side}x{side} to {size}x{size} pixels (bilinear, antialiased).")
-    return tuple(notes)
-
-
 def _split(part: Part, *, rows: Tensor, first_id: int, size: int) -> Split:
     return Split(images=squared(part.pixels(rows), size=size), labels=part.labels[rows], ids=rows + first_id)
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 [N, C, H, W] divided by 255; a deviation of 0 is given as 1.
-
-    Counted in whole numbers, so the figures are the same on every machine.
-    """
-    means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].reshape(-1), minlength=256).tolist()
-        n = sum(counts)
-        total = sum(value * count for value, count in enumerate(counts))
-        squares = sum(value * value * count for value, count in enumerate(counts))
-        means.append(total / (255 * n))
-        deviations.append(math.sqrt((n * squares - total * total) / (255 * n) ** 2) or 1.0)
-    return tuple(means), tuple(deviations)
 
 
 def _sha256(classes: tuple[str, ...], parts: tuple[Split, ...]) -> str:
@@ -170,7 +171,7 @@ def _sha256(classes: tuple[str, ...], parts: tuple[Split, ...]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part in parts:
         digest.update(json.dumps(list(part.images.shape)).encode())
-        digest.update(part.images.contiguous().numpy().data)
+        digest.update(part.images[:].contiguous().numpy().data)
         for numbers in (part.labels, part.ids):
             digest.update(numbers.numpy().astype("<i8").data)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.data.dataset import Dataset, Split
+from engine.data.images import Images
 
 
 def sealed(dataset: Dataset) -> Dataset:
@@ -14,7 +15,7 @@ def sealed(dataset: Dataset) -> Dataset:
 
     Reading their images, labels, ids or length raises an AssertionError. Moving them to a device does nothing.
     """
-    return replace(dataset, train=SealedSplit("training"), validation=SealedSplit("validation"))
+    return replace(dataset, train=SealedSplit("training"), validation=SealedSplit("validation"), unlabelled=None)
 
 
 class SealedSplit(Split):
@@ -26,7 +27,7 @@ class SealedSplit(Split):
         object.__setattr__(self, "_name", name)
 
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Images:
         """Refused."""
         self._refuse("images")
 

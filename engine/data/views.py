@@ -15,6 +15,7 @@ from torch.nn import functional
 from distillery.errors import UnknownName
 from distillery.spec.dataset import Augmentation
 from engine.data.dataset import Split
+from engine.data.images import Gathered, expect
 
 AUGMENTATIONS: tuple[Augmentation, ...] = ("crop", "flip")
 CROP_SHARE = 8
@@ -60,7 +61,7 @@ def batches(
     start_batch: int = 0,
     channels_last: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of one epoch from `start_batch` on, shuffled and augmented, on the device of the split.
+    """The batches of one epoch from `start_batch` on, shuffled and augmented, on the device of the split's labels.
 
     `start_batch=k` gives exactly the batches that a full pass gives from its k-th on. See `batch_count` for the last.
 
@@ -68,11 +69,15 @@ def batches(
         UnknownName: an augmentation that is not in `AUGMENTATIONS`.
     """
     _refuse_unknown(augment)
-    order = epoch_order(len(split), seed=seed, epoch=epoch).to(split.labels.device)
-    normalise = Normalisation(mean=mean, std=std, device=split.images.device, channels_last=channels_last)
+    device, order = split.labels.device, epoch_order(len(split), seed=seed, epoch=epoch)
+    placed = order.to(device)
+    normalise = Normalisation(mean=mean, std=std, device=device, channels_last=channels_last)
     for index in range(start_batch, batch_count(len(split), batch_size=batch_size)):
-        rows = order[index * batch_size : (index + 1) * batch_size]
-        images = split.images.index_select(0, rows)
+        here, following = (slice(at * batch_size, (at + 1) * batch_size) for at in (index, index + 1))
+        rows = placed[here]
+        # Images that are read from a file are told apart on the host, and the next batch's load meanwhile.
+        images = split.images.index_select(0, order[here] if isinstance(split.images, Gathered) else rows).to(device)
+        expect(split.images, order[following])
         images = augmented(images, augment=augment, generator=_generator("view", seed, epoch, index))
         yield Batch(normalise(images), split.labels.index_select(0, rows), split.ids.index_select(0, rows))
 
@@ -81,10 +86,14 @@ def ordered(
     split: Split, *, batch_size: int, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
 ) -> Iterator[Batch]:
     """Every image of the split once, in its own order and without augmentation, for evaluation."""
-    normalise = Normalisation(mean=mean, std=std, device=split.images.device, channels_last=channels_last)
+    device = split.labels.device
+    normalise = Normalisation(mean=mean, std=std, device=device, channels_last=channels_last)
+    everything = torch.arange(len(split))
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)
-        yield Batch(normalise(split.images[rows]), split.labels[rows], split.ids[rows])
+        images = split.images[rows].to(device)
+        expect(split.images, everything[rows.stop : rows.stop + batch_size])
+        yield Batch(normalise(images), split.labels[rows], split.ids[rows])
 
 
 class Normalisation:
