@@ -12,17 +12,21 @@ from store import jobs, webhooks
 from store.db import Database
 
 
-def check(spec: JobSpec, database: Database) -> None:
+def check(spec: JobSpec, database: Database) -> JobSpec:
     """Refuse what cannot run: unknown architectures, layers and receivers, a teacher that is not there or another.
+
+    Gives the spec with the architectures of kept teachers filled in.
 
     Raises:
         InvalidSpec: with a pointer and a hint for each fault.
         Unavailable: the database is out of reach.
     """
-    problems = [*_networks(spec), *_foreign_weights(spec), *unknown_layers(spec), *_missing_teachers(spec, database)]
+    spec, missing = _with_teachers(spec, database)
+    problems = [*_networks(spec), *_foreign_weights(spec), *unknown_layers(spec), *missing]
     problems += _unknown_receivers(spec, database)
     if problems:
         raise InvalidSpec(problems)
+    return spec
 
 
 def _networks(spec: JobSpec) -> Iterator[FieldProblem]:
@@ -54,13 +58,12 @@ def _foreign_weights(spec: JobSpec) -> Iterator[FieldProblem]:
             )
 
 
-def _missing_teachers(spec: JobSpec, database: Database) -> Sequence[FieldProblem]:
+def _with_teachers(spec: JobSpec, database: Database) -> tuple[JobSpec, Sequence[FieldProblem]]:
     try:
         with database.read() as session:
-            jobs.check_references(session, spec)
+            return jobs.with_architectures(session, spec), ()
     except InvalidSpec as error:
-        return error.problems
-    return ()
+        return spec, error.problems
 
 
 def _unknown_receivers(spec: JobSpec, database: Database) -> Iterator[FieldProblem]:

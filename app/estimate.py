@@ -56,6 +56,8 @@ def _notes(spec: JobSpec, images: Images | None) -> list[str]:
         notes.append(f"With {spec.seeds} seeds {who} trained {spec.seeds} times, all else once.")
     if data_free:
         notes.append("What it takes to make images up is a rough guess.")
+    if any(networks.unseen(each) for each in spec.teachers):
+        notes.append("What the teacher takes is not counted: nobody can see into it.")
     notes.append("Parameters and multiply-adds are those for ten classes.")
     return notes
 

@@ -1,7 +1,11 @@
-"""Bounds on what a request may bring: one JSON document of at most 1 MiB, 16 levels deep, within 30 seconds."""
+"""Bounds on what a request may bring: one JSON document of at most 1 MiB, 16 levels deep, within 30 seconds.
+
+Or, at the one kind of address that takes them, a part of an upload: raw bytes, which its route reads as they come.
+"""
 
 import asyncio
 import json
+import re
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -12,6 +16,7 @@ from app.errors import problem
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 16
+PART_PATH = re.compile(r"/v1/uploads/[^/]{1,60}/parts/[^/]{1,20}")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -30,7 +35,7 @@ class BodyLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request with a checked body, or refuse it with 400, 408, 413 or 415."""
-        if scope["type"] != "http" or scope["method"] not in _WITH_BODY:
+        if scope["type"] != "http" or scope["method"] not in _WITH_BODY or _is_part(scope):
             return await self._app(scope, receive, send)
         try:
             body = await self._read(Headers(scope=scope), receive)
@@ -55,6 +60,10 @@ class BodyLimits:
         except TimeoutError:
             detail = f"The body was not whole after {self._seconds:g} seconds."
             raise _Refused(408, detail, hint="Send it again, in one go.") from None
+
+
+def _is_part(scope: Scope) -> bool:
+    return scope["method"] == "PUT" and PART_PATH.fullmatch(scope["path"]) is not None
 
 
 async def _collect(receive: Receive) -> bytes | None:

@@ -19,15 +19,28 @@ from app.limits import BodyLimits
 from app.log import json_log
 from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
-from app.routes import catalogues, deeds, events, files, health, jobs, latency, metrics, models, webhooks
+from app.routes import (
+    catalogues,
+    datasets,
+    deeds,
+    events,
+    files,
+    health,
+    jobs,
+    latency,
+    metrics,
+    models,
+    uploads,
+    webhooks,
+)
 from app.service import open_service
 from app.turns import Turns
 from store.config import StoreConfig
 
-ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router
-    for module in (jobs, deeds, events, metrics, files, latency, models, webhooks, catalogues, health, openapi)
-)
+_ROUTES = (
+    jobs, deeds, events, metrics, files, latency, uploads, datasets, models, webhooks, catalogues, health, openapi,
+)  # fmt: skip
+ROUTERS: tuple[APIRouter, ...] = tuple(module.router for module in _ROUTES)
 
 
 def create_app(

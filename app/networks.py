@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillery.spec import JobSpec
+from distillery.spec.teacher import BLACK_BOXES, TeacherSpec
 from models import catalog
 
 
@@ -40,9 +41,14 @@ def of(spec: JobSpec) -> Iterator[Named]:
 
 
 def teachers(spec: JobSpec) -> tuple[Named, ...]:
-    """In the order of the spec; none in self-distillation."""
+    """In the order of the spec, without those whose layers nobody can see; none in self-distillation."""
     placed = zip(spec.teachers, spec.teacher_pointers, strict=True)
-    return tuple(Named("teacher", each.architecture, pointer) for each, pointer in placed)
+    return tuple(Named("teacher", each.architecture, pointer) for each, pointer in placed if not unseen(each))
+
+
+def unseen(teacher: TeacherSpec) -> bool:
+    """Whether it is a black box, or a file whose metadata only the worker can read."""
+    return teacher.architecture in ("", *BLACK_BOXES)
 
 
 def assistants(spec: JobSpec) -> tuple[Named, ...]:

@@ -14,6 +14,7 @@ from distillery.changes import JobChanges, RetryOptions
 from distillery.errors import InvalidRequest, InvalidSpec, NotFound
 from distillery.spec import JobSpec, LatencySpec
 from distillery.spec.frozen import nearest
+from distillery.spec.imports import DatasetImport, ModelImport, UploadSpec
 from distillery.spec.problems import field_problems
 
 LARGEST_NUMBER = 2**53
@@ -33,6 +34,9 @@ def _told(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 SentSpec = Annotated[JobSpec, WrapValidator(_told), Body(description="What to distil.")]
 SentChanges = Annotated[JobChanges, WrapValidator(_told), Body(description="What to change.")]
 SentRetry = Annotated[RetryOptions, WrapValidator(_told), Body(description="What is to be different.")]
+SentUpload = Annotated[UploadSpec, WrapValidator(_told), Body(description="The file that is about to be sent.")]
+SentDataset = Annotated[DatasetImport, WrapValidator(_told), Body(description="What to make a data set of.")]
+SentModel = Annotated[ModelImport, WrapValidator(_told), Body(description="What to take in as a model.")]
 SentLatencySpec = Annotated[LatencySpec, WrapValidator(_told), Body(description="What to measure.")]
 
 
@@ -61,6 +65,12 @@ CheckpointId = Annotated[
     str, _identifier("ckp", what="checkpoint"), _path(f"ckp_{_ID}", "The checkpoint's id, as its list gives it.")
 ]
 ModelId = Annotated[str, _identifier("mdl", what="model"), _path(f"mdl_{_ID}", "The model's id.")]
+DatasetId = Annotated[str, _identifier("dts", what="data set"), _path(f"dts_{_ID}", "The data set's id.")]
+UploadId = Annotated[str, _identifier("upl", what="upload"), _path(f"upl_{_ID}", "The upload's id.")]
+PreflightId = Annotated[
+    str, _identifier("pfl", what="trial"), _path(f"pfl_{_ID}", "The id that the request for it was answered with.")
+]
+PartNumber = Annotated[int, Path(ge=1, le=10_000, description="From 1.")]
 BenchmarkId = Annotated[
     str, _identifier("bmk", what="benchmark"), _path(f"bmk_{_ID}", "The id that the request for it was answered with.")
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.known_data import known_side
 from distillery.spec import JobSpec
 from distillery.spec.methods import Dafl, DataFreeMethod, Fast, OnlineMethod
+from distillery.spec.teacher import BLACK_BOXES
 from distillery.spec.training import TeacherTraining
 from models import catalog
 
@@ -95,7 +96,9 @@ def _main(spec: JobSpec, images: int) -> Run:
 
 
 def multiply_adds(spec: JobSpec, architecture: str) -> float:
-    """Of one image, scaled from the network's native input by area."""
+    """Of one image, scaled from the network's native input by area; 0 of what the catalogue cannot know."""
+    if architecture in ("", *BLACK_BOXES):
+        return 0.0
     row = catalog.find(architecture)
     return float(row.macs) * ((known_side(spec) or row.input[1]) / row.input[1]) ** 2
 

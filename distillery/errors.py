@@ -9,6 +9,8 @@ DistilleryError
 │   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
 │   │   └── UnfitTeacher        a teacher that cannot teach on this data: classes, normalisation, size
 │   ├── UnknownName             a name that no catalogue or registry holds
+│   ├── TooLarge                more bytes than there may be
+│   ├── DigestMismatch          bytes that do not have the digest that was sent with them
 │   ├── QuotaExceeded           more would be kept than the service may keep
 │   ├── KeyReused               an Idempotency-Key that was used for another request
 │   ├── InvalidPageToken        a page token that is not ours, or belongs to another query
@@ -225,6 +227,20 @@ class QuotaExceeded(InvalidRequest):
 
     code = "QUOTA_EXCEEDED"
     title = "The quota is used up"
+
+
+class TooLarge(InvalidRequest):
+    """More bytes were sent than there may be."""
+
+    code = "TOO_LARGE"
+    title = "The body is too large"
+
+
+class DigestMismatch(InvalidRequest):
+    """Bytes that do not have the digest that was sent with them."""
+
+    code = "DIGEST_MISMATCH"
+    title = "The bytes are not those that were sent"
 
 
 class StorageFull(DistilleryError):

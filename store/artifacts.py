@@ -32,6 +32,7 @@ _PARTS_IN_FLIGHT = 4
 _MOST_PARTS = 9_000
 """S3 takes 10,000."""
 _PAGE = 500
+_FREE_SHARE = 0.1
 _CLOCK = "clock"
 """An empty object that is written to read the store's clock. It lies beside all that has a row."""
 _FULL = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
@@ -68,7 +69,7 @@ class Artifacts:
         parts = urlsplit(url)
         if parts.scheme == "s3" and parts.netloc:
             prefix = parts.path.strip("/") or None
-            self._store = S3Store(parts.netloc, prefix=prefix, client_options=_s3_client(), retry_config=_S3_RETRY)
+            self._store = S3Store(parts.netloc, prefix=prefix, client_options=s3_client(), retry_config=_S3_RETRY)
         elif url and ("://" not in url or parts.scheme == "file"):
             self._folder = Path(unquote(parts.path) if "://" in url else url).expanduser().absolute()
             self._store = _local(self._folder)
@@ -119,6 +120,36 @@ class Artifacts:
         with path.open("rb") as source, appearing(target) as file:
             shutil.copyfileobj(source, file, _CHUNK_BYTES)
         make_durable(target.parent, root=folder)
+
+    def require_room(self, size_bytes: int) -> None:
+        """Refuse to take so much more where a tenth of the disk would not stay free. S3 has room.
+
+        Raises:
+            StorageFull: it would not.
+            Unavailable: the folder is missing.
+        """
+        if self._folder is None:
+            return
+        with self._reaching("the free space"):
+            usage = shutil.disk_usage(self._folder)
+        if usage.free - size_bytes < _FREE_SHARE * usage.total:
+            raise StorageFull(
+                f"{size_bytes:,} bytes more would leave less than {_FREE_SHARE:.0%} of the disk free.",
+                hint="Free some space on the service's disk, or delete what is not needed.",
+            )
+
+    def local(self, key: str) -> Path | None:
+        """Where the bytes lie on this machine, to be read in place; None when they lie in S3.
+
+        Raises:
+            NotFound: there is nothing under `key`.
+        """
+        if self._folder is None:
+            return None
+        path = self._folder / _checked(key)
+        if not path.is_file():
+            raise NotFound(f"The artifact store has nothing under {key}.")
+        return path
 
     def fetch(self, key: str, path: Path, *, sha256: str) -> None:
         """Bring the bytes under `key` into the file `path`, which appears only when they are whole and right.
@@ -307,7 +338,8 @@ def _local(folder: Path) -> LocalStore:
     return LocalStore(folder)
 
 
-def _s3_client() -> "ClientConfig":
+def s3_client() -> "ClientConfig":
+    """How every S3 client of ours is set up, from the environment."""
     return {
         # Our own options take the place of all that the client would have read from the environment.
         "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),

@@ -1,6 +1,6 @@
 """Taking a job: one statement, so that of all who reach for it one gets it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -9,12 +9,16 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.spec import JobSpec, LatencySpec
+from distillery.spec.imports import DatasetImport, ModelImport
 from distillery.views import Adjustments, PhaseName
 from store import outbox
 from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, insert_into, now_seconds
 from store.transitions import Happening, record, storable
 
-Kind = Literal["distillation", "latency"]
+Kind = Literal["distillation", "latency", "dataset", "model", "preflight"]
+Asked = JobSpec | DatasetImport | ModelImport
+MOST_SECONDS: Mapping[str, float] = {"dataset": 1800.0, "model": 1800.0, "preflight": 600.0}
+"""How long these may run."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Claim:
     kind: Kind
     attempt: int
     """The fence: named by everything that the worker writes."""
-    spec: JobSpec
-    """As resolved; for a latency measurement, that of the job it is about."""
+    asked: Asked
+    """Of a distillation or a trial the spec as resolved, of a latency measurement that of the job it is about; of what
+    is brought along, the import."""
     latency: LatencySpec | None
     """What to measure; None for a distillation."""
     subject_id: str | None
@@ -48,7 +53,14 @@ class Claim:
     adjustments: Adjustments
     """How this attempt runs differently from the spec, because of what earlier ones met."""
     seconds_left: float | None
-    """Of the running time that the spec allows; None without a limit."""
+    """Of the running time that is allowed; None without a limit."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job spec of work that has one."""
+        if not isinstance(self.asked, JobSpec):
+            raise AssertionError(f"{self.id} is no job: it has no spec.")
+        return self.asked
 
 
 def claim(
@@ -98,6 +110,7 @@ def _take(*conditions: ColumnElement[bool]) -> Executable:
 _TAKE_FIRST, _TAKE_NAMED = _take(), _take(JobRow.id == bindparam("job_id"))
 
 
+_ASKED: Mapping[str, type[Asked]] = {"dataset": DatasetImport, "model": ModelImport}
 _NEW_ATTEMPT = insert_into(AttemptRow, "job_id", "attempt", "worker", "started_at", "first_step")
 
 
@@ -108,13 +121,15 @@ def _begun(session: Session, row: JobRow) -> Claim:
     record(session, row, Happening("started", f"Attempt {row.attempt} started on {row.owner}.", data))
     outbox.forget_hints(session, row.id)
     measured = session.get(BenchmarkRow, row.id) if row.kind == "latency" else None
-    spec = JobSpec.model_validate(row.resolved)
-    limit = spec.resources.max_seconds if row.kind == "distillation" else None
+    asked = _ASKED.get(row.kind, JobSpec).model_validate(row.resolved)
+    limit = MOST_SECONDS.get(row.kind)
+    if row.kind == "distillation" and isinstance(asked, JobSpec):
+        limit = asked.resources.max_seconds
     return Claim(
         id=row.id,
         kind=cast(Kind, row.kind),
         attempt=row.attempt,
-        spec=spec,
+        asked=asked,
         latency=LatencySpec.model_validate(measured.spec) if measured else None,
         subject_id=row.subject_id,
         checkpoints=(_checkpoints(session, row.id) if row.checkpoint_id else ())

@@ -9,6 +9,7 @@ from typing import Self
 from distillery.errors import InvalidRequest
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+QUOTA_BYTES = 100 << 30
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 10.0
 REAPER_SECONDS = 10.0
@@ -30,19 +31,23 @@ class StoreConfig:
     artifacts_url: str
     """A folder, `file:///folder`, or `s3://bucket/prefix`."""
     redis_url: str | None = None
+    quota_bytes: int = QUOTA_BYTES
+    """What users bring and jobs deliver may take so much in all; checkpoints are not counted."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read DISTILLERY_DATABASE_URL, DISTILLERY_ARTIFACTS and DISTILLERY_REDIS_URL (optional).
+        """Read DISTILLERY_DATABASE_URL, DISTILLERY_ARTIFACTS, DISTILLERY_REDIS_URL and DISTILLERY_QUOTA_BYTES; the last
+        two are optional.
 
         Raises:
-            InvalidRequest: one of the first two is not set.
+            InvalidRequest: one of the first two is not set, or the quota is no number.
         """
         given = os.environ if environment is None else environment
         return cls(
             database_url=_required(given, "DISTILLERY_DATABASE_URL", example="sqlite:///distillery.db"),
             artifacts_url=_required(given, "DISTILLERY_ARTIFACTS", example="./artifacts or s3://bucket/prefix"),
             redis_url=given.get("DISTILLERY_REDIS_URL") or None,
+            quota_bytes=_count(given, "DISTILLERY_QUOTA_BYTES", default=QUOTA_BYTES),
         )
 
 

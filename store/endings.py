@@ -1,6 +1,6 @@
 """How an attempt ends: by its worker's word, by its worker's death, or by the reaper's when there is no word at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import select, update
@@ -36,8 +36,11 @@ def succeed(
     summary: str,
     models: Sequence[ModelFacts] = (),
     benchmark_result: LatencyReport | None = None,
+    keep: Callable[[Session], None] | None = None,
 ) -> None:
     """End the job well, registering the models it delivered; also when a cancel came too late to stop it.
+
+    `keep` writes, in the same transaction, what else was found.
 
     Raises:
         Fenced: the attempt no longer owns the job.
@@ -49,6 +52,8 @@ def succeed(
     _end(session, claim, "succeeded", Happening("succeeded", summary), exit_code=0, values={"error": None, **pointer})
     for id_, facts in zip(ids, models, strict=True):
         kept.register(session, id_, job_id=claim.id, facts=facts)
+    if keep is not None:
+        keep(session)
     if benchmark_result is not None:
         result = benchmark_result.model_dump(mode="json")
         session.execute(update(BenchmarkRow).where(BenchmarkRow.id == claim.id).values(result=result))

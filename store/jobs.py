@@ -11,11 +11,11 @@ from sqlalchemy.sql.elements import ColumnElement
 from distillery.errors import FieldProblem, InvalidRequest, InvalidSpec, NotFound, WrongState
 from distillery.ids import new_id
 from distillery.spec import JobSpec
-from distillery.spec.teacher import TeacherSpec
+from distillery.spec.dataset import StoredData
+from distillery.spec.teacher import TeacherEnsemble, TeacherSpec
 from distillery.views import FARTHEST_PLACE, Job, JobSummary, Page, Status
-from store import models, outbox, paging, present
-from store.tables import AttemptRow, JobRow, ModelRow, has_status, insert_into, now_seconds
-from store.transitions import Happening, record
+from store import datasets, models, paging, present, work
+from store.tables import AttemptRow, JobRow, ModelRow, has_status, now_seconds
 
 _BETWEEN_TEACHERS = " + "
 """No architecture's name holds it."""
@@ -47,8 +47,29 @@ def check_references(session: Session, spec: JobSpec) -> None:
     if "\\u0000" in spec.model_dump_json():
         raise InvalidSpec([FieldProblem("/", "NUL_CHARACTER", "A text holds the character NUL.", "Leave it out.")])
     placed = zip(spec.teachers, spec.teacher_pointers, strict=True)
-    if problems := [each for teacher, pointer in placed for each in _unfit(session, teacher, pointer=pointer)]:
+    problems = [each for teacher, pointer in placed for each in _unfit(session, teacher, pointer=pointer)]
+    problems += [each for id_, pointer in kept_data(spec) for each in _unusable(session, id_, pointer=pointer)]
+    if problems:
         raise InvalidSpec(problems)
+
+
+def kept_data(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Id and pointer of each kept data set that the spec names."""
+    if isinstance(spec.dataset, StoredData):
+        yield spec.dataset.id, "/dataset/id"
+    if spec.dataset.unlabelled is not None and spec.dataset.unlabelled.id is not None:
+        yield spec.dataset.unlabelled.id, "/dataset/unlabelled/id"
+
+
+def _unusable(session: Session, dataset_id: str, *, pointer: str) -> Iterator[FieldProblem]:
+    try:
+        found = datasets.usable(session, dataset_id, pointer=pointer)
+    except (NotFound, WrongState) as error:
+        yield from error.problems
+        return
+    if found.facts is not None and found.facts.task != "image-classification":
+        detail = f"The data set {dataset_id} holds texts; jobs learn from images so far."
+        yield FieldProblem(pointer, "WRONG_TASK", detail, "Name a data set of images.")
 
 
 def hold_references(session: Session, spec: JobSpec) -> None:
@@ -61,11 +82,33 @@ def hold_references(session: Session, spec: JobSpec) -> None:
     """
     named = [each.job for each in spec.teachers if each.job]
     kept = [each.model for each in spec.teachers if each.model]
+    named += [id_ for id_, _ in kept_data(spec)]
     if named or kept:
         models_of = select(ModelRow.job_id).where(ModelRow.id.in_(kept))
         rows = select(JobRow.id).where(or_(JobRow.id.in_(named), JobRow.id.in_(models_of))).order_by(JobRow.id)
         session.execute(rows.with_for_update(read=True, key_share=True, of=JobRow)).all()
     check_references(session, spec)
+
+
+def with_architectures(session: Session, spec: JobSpec) -> JobSpec:
+    """The spec with the architecture of each teacher that is kept here filled in, where it was left out.
+
+    Raises:
+        InvalidSpec: a teacher is to come from a job or model that does not exist or has no weights.
+    """
+    check_references(session, spec)
+    members = tuple(_named(session, each) for each in spec.teachers)
+    if members == spec.teachers:
+        return spec
+    several = isinstance(spec.teacher, TeacherEnsemble)
+    teacher = spec.teacher.model_copy(update={"members": members}) if several and spec.teacher else members[0]
+    return spec.model_copy(update={"teacher": teacher})
+
+
+def _named(session: Session, teacher: TeacherSpec) -> TeacherSpec:
+    if teacher.architecture or (found := models.for_teacher(session, teacher)) is None:
+        return teacher
+    return teacher.model_copy(update={"architecture": found.architecture})
 
 
 def _unfit(session: Session, teacher: TeacherSpec, *, pointer: str) -> Iterator[FieldProblem]:
@@ -74,7 +117,7 @@ def _unfit(session: Session, teacher: TeacherSpec, *, pointer: str) -> Iterator[
     except (NotFound, WrongState) as error:
         yield from error.problems
         return
-    if found is not None and found.architecture != teacher.architecture:
+    if found is not None and teacher.architecture and found.architecture != teacher.architecture:
         detail = f"The weights of {found.id} are those of '{found.architecture}', not of '{teacher.architecture}'."
         place = f"{pointer}/architecture"
         hint = f"Set {place.strip('/').replace('/', '.')} to '{found.architecture}'."
@@ -88,35 +131,30 @@ def add_row(
     kind: str,
     sent: JobSpec,
     resolved: JobSpec,
-    subject_id: str | None = None,
-    retry_of: str | None = None,
-    cloned_from: str | None = None,
-    adjustments: Mapping[str, Any] | None = None,
+    priority: int | None = None,
+    **more: Any,
 ) -> JobRow:
-    """Write queued work with its first event and its hint. Of the spec as sent, what was not sent is left out."""
-    values: dict[str, Any] = {
-        "id": row_id, "kind": kind, "subject_id": subject_id, "retry_of": retry_of, "cloned_from": cloned_from,
-        "adjustments": dict(adjustments or {}), "name": resolved.name, "task": resolved.task,
-        "strategy": resolved.method.strategy, "labels": resolved.labels,
-        "teacher": _BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
-        "student": resolved.student.architecture, "queue": resolved.resources.queue,
-        "priority": resolved.resources.priority, "sent": sent.model_dump(mode="json", exclude_unset=True),
-        "resolved": resolved.model_dump(mode="json"), "status": "queued", "phases": [], "latest_metrics": {},
-        "last_seq": 1,
-    }  # fmt: skip
-    row = cast(JobRow, session.execute(_NEW_JOB, values).one())
-    record(session, row, Happening("queued", f"Queued in '{row.queue}'.", {"priority": row.priority}))
-    outbox.first_hint(session, row.id, queue=row.queue)
-    return row
+    """Queue work that a job spec describes; `more` are further columns of its row.
 
-
-_GIVEN = (
-    "id", "kind", "subject_id", "retry_of", "cloned_from", "adjustments", "name", "task", "strategy", "labels",
-    "teacher", "student", "queue", "priority", "sent", "resolved", "status", "phases", "latest_metrics", "last_seq",
-)  # fmt: skip
-_NEW_JOB = insert_into(
-    JobRow, *_GIVEN, created_at=now_seconds(), since=now_seconds(), hinted_at=now_seconds()
-).returning(*JobRow.__table__.c)
+    Of the spec as sent, what was not sent is left out.
+    """
+    return work.add(
+        session,
+        row_id,
+        kind=kind,
+        name=resolved.name,
+        asked={},
+        task=resolved.task,
+        strategy=resolved.method.strategy,
+        labels=resolved.labels,
+        teacher=_BETWEEN_TEACHERS.join(each.architecture for each in resolved.teachers),
+        student=resolved.student.architecture,
+        queue=resolved.resources.queue,
+        priority=resolved.resources.priority if priority is None else priority,
+        sent=sent.model_dump(mode="json", exclude_unset=True),
+        resolved=resolved.model_dump(mode="json"),
+        **more,
+    )
 
 
 def get(session: Session, job_id: str) -> Job:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from distillery.ids import new_id
 from distillery.spec import JobSpec
-from distillery.views import EventType, PhaseName, Progress
+from distillery.views import Estimate, EventType, PhaseName, Progress
 from store import outbox
 from store.claims import CheckpointRef, Claim, claim, reference
 from store.db import upsert
@@ -26,8 +26,8 @@ from store.transitions import Happening, change, owned
 
 __all__ = [
     "CheckpointRef", "Claim", "ModelFacts", "Wish", "artifact", "beat", "cancelled", "checkpoint", "claim", "crash",
-    "event", "fail", "halt", "metrics", "outcome", "paused", "phase", "reap", "refused", "release", "resolved",
-    "succeed",
+    "estimated", "event", "fail", "halt", "metrics", "outcome", "paused", "phase", "reap", "refused", "release",
+    "resolved", "succeed",
 ]  # fmt: skip
 
 Wish = Literal["go on", "pause", "cancel"]
@@ -99,6 +99,18 @@ def resolved(session: Session, claim: Claim, spec: JobSpec) -> None:
     sent = spec.model_dump(mode="json")
     data = {"precision": spec.training.precision, "device": spec.training.device}
     _write(session, claim, {"resolved": sent}, Happening("resolved", "Precision, device and data are settled.", data))
+
+
+def estimated(session: Session, claim: Claim, estimate: Estimate) -> None:
+    """Keep what the job will take, as a burst on its worker told.
+
+    Raises:
+        Fenced: the attempt no longer owns the job.
+    """
+    told = estimate.model_dump(mode="json")
+    seconds = estimate.seconds
+    span = f"{seconds.low:,.0f} to {seconds.high:,.0f} s" if seconds else "a time that is not known"
+    _write(session, claim, {"estimate": told}, Happening("estimated", f"It will take {span}.", told))
 
 
 def metrics(session: Session, claim: Claim, *, step: int, values: Mapping[str, float | None]) -> None:

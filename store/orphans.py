@@ -7,10 +7,11 @@ outbox after its row is gone. What a worker stored and died before it could comm
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Executable, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from distillery.errors import CorruptFile, NotFound
 from store.artifacts import Artifacts, Listed
@@ -19,16 +20,18 @@ from store.tables import (
     LIVE,
     ArtifactRow,
     CheckpointRow,
+    DatasetRow,
     JobRow,
     ModelRow,
     OutboxEntry,
+    UploadPartRow,
     has_status,
     now_seconds,
 )
 
 ORPHANED_AFTER_SECONDS = 86_400.0
-SWEPT = "jobs"
-"""The folder of keys that is swept. What lies beside it is not ours to judge."""
+SWEPT = ("jobs", "uploads")
+"""The folders of keys that are swept. What lies beside them is not ours to judge."""
 MOST_AT_ONCE = 1_000
 _OF_ATTEMPT = re.compile(r"jobs/([^/]+)/a([0-9]{1,9})/.+")
 _ROWS = 500
@@ -68,7 +71,7 @@ def sweep(
     """
     now = min(artifacts.now(), _now(database))
     gone: list[str] = []
-    for page in artifacts.listed(SWEPT):
+    for page in chain.from_iterable(artifacts.listed(folder) for folder in SWEPT):
         old = [each for each in page if now - each.modified_at >= older_than_seconds]
         if not old:
             continue
@@ -88,8 +91,10 @@ def spoken_for(session: Session, keys: Collection[str]) -> set[str]:
 
 
 def named(session: Session, keys: Collection[str]) -> set[str]:
-    """Those of the keys that a checkpoint, an artifact or a model names."""
-    columns = (CheckpointRow.key, ArtifactRow.key, ModelRow.weights_key)
+    """Those of the keys that a checkpoint, an artifact, a model, a data set or a part of an upload names."""
+    columns: tuple[InstrumentedAttribute[Any], ...] = (
+        CheckpointRow.key, ArtifactRow.key, ModelRow.weights_key, DatasetRow.key, UploadPartRow.key
+    )  # fmt: skip
     return {key for column in columns for key in session.scalars(select(column).where(column.in_(keys)))}
 
 
@@ -142,8 +147,17 @@ def _files(session: Session) -> Iterator[tuple[str, str, int | None, str]]:
     )
     for job_id, name, key, size_bytes, sha256 in _streamed(session, artifacts):
         yield f"artifact {name} of {job_id}", key, size_bytes, sha256
-    for id_, key, sha256 in _streamed(session, select(ModelRow.id, ModelRow.weights_key, ModelRow.sha256)):
+    kept = select(ModelRow.id, ModelRow.weights_key, ModelRow.sha256).where(ModelRow.weights_key.is_not(None))
+    for id_, key, sha256 in _streamed(session, kept):
         yield f"model {id_}", key, None, sha256
+    packed = select(DatasetRow.id, DatasetRow.key, DatasetRow.size_bytes, DatasetRow.sha256)
+    for id_, key, size_bytes, sha256 in _streamed(session, packed.where(DatasetRow.key.is_not(None))):
+        yield f"data set {id_}", key, size_bytes, sha256
+    parts = select(UploadPartRow.upload_id, UploadPartRow.number, UploadPartRow.key)
+    for id_, number, key, size_bytes, sha256 in _streamed(
+        session, parts.add_columns(UploadPartRow.size_bytes, UploadPartRow.sha256)
+    ):
+        yield f"part {number} of {id_}", key, size_bytes, sha256
 
 
 def _streamed(session: Session, statement: Executable) -> Iterator[Any]:

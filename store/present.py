@@ -7,15 +7,18 @@ from typing import Any, cast
 from distillery import views
 from distillery.report import LatencyReport
 from distillery.spec import JobSpec, LatencySpec
+from distillery.spec.imports import DatasetImport, ModelImport
 from store.tables import (
     LIVE,
     ArtifactRow,
     AttemptRow,
     BenchmarkRow,
     CheckpointRow,
+    DatasetRow,
     EventRow,
     JobRow,
     ModelRow,
+    PreflightRow,
 )  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def job(row: JobRow, *, attempts: Sequence[AttemptRow], position: int | None, no
         adjustments=views.Adjustments.model_validate(row.adjustments),
         retry_of=row.retry_of,
         cloned_from=row.cloned_from,
+        estimate=None if row.estimate is None else views.Estimate.model_validate(row.estimate),
         error=_error(row),
         usage=_usage(row, now=now),
         created_at=moment(row.created_at),
@@ -181,21 +185,56 @@ def artifact(row: ArtifactRow) -> views.Artifact:
     )
 
 
-def model(row: ModelRow) -> views.Model:
-    """A network that the service keeps."""
+def model(work: JobRow, row: ModelRow) -> views.Model:
+    """A network that the service keeps; `work` is the job that made it, or what took it in."""
+    brought = row.role == "uploaded"
+    facts = None if row.facts is None else views.ModelFacts.model_validate(row.facts)
     return views.Model(
         id=row.id,
+        name=row.name or work.name,
+        status=cast(views.Status, work.status) if brought else "succeeded",
+        format=facts.format if facts else "safetensors",
         architecture=row.architecture,
-        role=cast(Any, row.role),  # pydantic checks it against the two roles
-        job_id=row.job_id,
+        role=cast(Any, row.role),  # pydantic checks it against the roles
+        job_id=None if brought else row.job_id,
         classes=tuple(row.classes),
+        preprocessing=facts.preprocessing if facts else None,
         image_size=row.image_size,
         channels=row.channels,
         mean=tuple(row.mean),
         std=tuple(row.std),
         accuracy=row.accuracy,
+        measured=tuple(views.Measured.model_validate(each) for each in row.measured),
+        facts=facts,
+        source=None if row.source is None else ModelImport.model_validate(row.source),
         sha256=row.sha256,
+        error=_error(work) if brought else None,
         created_at=moment(row.created_at),
+    )
+
+
+def dataset(work: JobRow, row: DatasetRow) -> views.Dataset:
+    """A data set: its state from the work that packs it, what was found from its own row."""
+    return views.Dataset(
+        id=row.id,
+        name=work.name,
+        status=cast(views.Status, work.status),
+        source=DatasetImport.model_validate(work.sent),
+        facts=None if row.facts is None else views.DatasetFacts.model_validate(row.facts),
+        progress=_progress(work) if work.status in LIVE else None,
+        error=_error(work),
+        created_at=moment(work.created_at),
+        finished_at=_moment(work.finished_at),
+    )
+
+
+def preflight(work: JobRow, row: PreflightRow) -> views.Preflight:
+    """A trial of a job."""
+    return views.Preflight(
+        id=row.id,
+        status=cast(views.Status, work.status),
+        result=None if row.result is None else views.Rehearsal.model_validate(row.result),
+        error=_error(work),
     )
 
 

@@ -1,4 +1,4 @@
-"""Deleting jobs and models for good, unless something that has not ended still needs them."""
+"""Deleting jobs, models and data sets for good, unless something that has not ended still needs them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -6,15 +6,17 @@ from itertools import chain
 from sqlalchemy import Text, cast, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from distillery.errors import WrongState
+from distillery.errors import NotFound, WrongState
 from distillery.spec import JobSpec
 from distillery.views import TERMINAL
-from store import models, outbox
+from store import datasets, models, orphans, outbox
 from store.jobs import find
-from store.tables import ArtifactRow, CheckpointRow, JobRow, ModelRow
+from store.tables import LIVE, ArtifactRow, CheckpointRow, JobRow, ModelRow
+from store.transitions import lock
 
 _NAMED = 5
 """Jobs named in a refusal."""
+_WITH_SPEC = ("distillation", "preflight")
 _LIVE = JobRow.status.not_in(sorted(TERMINAL))
 
 
@@ -40,18 +42,45 @@ def delete_job(session: Session, job_id: str) -> None:
 
 
 def delete_model(session: Session, model_id: str) -> None:
-    """Forget a model; its weights stay an artifact of its job.
+    """Forget a model. The weights of one from a job stay an artifact of that; those of any other go with it.
 
     Raises:
         NotFound: there is no such model.
-        WrongState: a job that has not ended needs it.
+        WrongState: a job that has not ended needs it, or it is being checked.
     """
     job_id = models.job_of(session, model_id)
+    if job_id == model_id:
+        return _delete_brought(session, model_id, needed_by=_taught(session, job=None, models=[model_id]))
     job = find(session, job_id, locked=True)  # as those lock it who write a job that this one is to teach
     teaches = job_id if job.student_model_id == model_id else None  # what names the job as its teacher means this model
     _refuse_if_needed(model_id, _taught(session, job=teaches, models=[model_id]))
     session.execute(update(JobRow).where(JobRow.student_model_id == model_id).values(student_model_id=None))
     session.execute(delete(ModelRow).where(ModelRow.id == model_id))
+    return None
+
+
+def delete_dataset(session: Session, dataset_id: str) -> None:
+    """Forget a data set, with its packed form unless another one has the same bytes.
+
+    Raises:
+        NotFound: there is no such data set.
+        WrongState: a job that has not ended needs it, or it is being packed.
+    """
+    datasets.get(session, dataset_id)
+    _delete_brought(session, dataset_id, needed_by=_learning(session, dataset_id))
+
+
+def _delete_brought(session: Session, row_id: str, *, needed_by: Iterable[str]) -> None:
+    row = lock(session, row_id)
+    if row is None:
+        raise NotFound(f"There is no '{row_id}' any more.")
+    if row.status in LIVE:
+        raise WrongState(f"{row_id} is being read by a worker.", hint="Wait until that has ended.")
+    _refuse_if_needed(row_id, needed_by)
+    keys = session.scalars(select(ArtifactRow.key).where(ArtifactRow.job_id == row_id)).all()
+    session.execute(delete(JobRow).where(JobRow.id == row_id))
+    for key in set(keys) - orphans.named(session, keys):
+        outbox.delete_file(session, key)
 
 
 def _refuse_if_needed(what: str, by: Iterable[str]) -> None:
@@ -72,7 +101,13 @@ def _taught(session: Session, *, job: str | None, models: Sequence[str]) -> Iter
     """The jobs that have not ended and take a teacher from the job, or from one of the models."""
     spec = cast(JobRow.resolved, Text)  # few specs name an id at all, and those are read
     named = or_(*(spec.contains(each) for each in (job, *models) if each is not None))
-    for row in session.scalars(select(JobRow).where(_LIVE, JobRow.kind == "distillation", named)):
+    for row in session.scalars(select(JobRow).where(_LIVE, JobRow.kind.in_(_WITH_SPEC), named)):
         teachers = JobSpec.model_validate(row.resolved).teachers
         if any((job is not None and each.job == job) or each.model in models for each in teachers):
             yield row.id
+
+
+def _learning(session: Session, dataset_id: str) -> Iterator[str]:
+    """What has not ended and reads the data set."""
+    named = cast(JobRow.resolved, Text).contains(dataset_id)
+    yield from session.scalars(select(JobRow.id).where(_LIVE, named, JobRow.id != dataset_id))

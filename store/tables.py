@@ -70,7 +70,7 @@ class Stored(DeclarativeBase):
 
 
 class JobRow(Stored):
-    """Work that a worker can claim: a distillation, or a latency measurement of an earlier one."""
+    """Work that a worker can claim: a distillation, a measurement of an earlier one, an import, or a trial."""
 
     __tablename__ = "jobs"
 
@@ -113,6 +113,7 @@ class JobRow(Stored):
     latest_metrics: Mapped[dict[str, float]] = mapped_column(_Json)
     checkpoint_id: Mapped[str | None] = mapped_column(_Id)
     student_model_id: Mapped[str | None] = mapped_column(_Id)
+    estimate: Mapped[dict[str, Any] | None] = mapped_column(_Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(_Json)
     edition: Mapped[int] = mapped_column(Integer, server_default="1")
     """Of what a user may change: one more at every change."""
@@ -133,7 +134,7 @@ class JobRow(Stored):
     running_seconds: Mapped[float] = mapped_column(Double, default=0.0)
 
     __table_args__ = (
-        CheckConstraint("kind IN ('distillation', 'latency')", name="kind"),
+        CheckConstraint("kind IN ('distillation', 'latency', 'dataset', 'model', 'preflight')", name="kind"),
         CheckConstraint(
             "status IN ('queued', 'running', 'pausing', 'paused', 'cancelling', 'succeeded', 'failed', 'crashed', "
             "'cancelled')",
@@ -258,25 +259,87 @@ class ArtifactRow(Stored):
 
 
 class ModelRow(Stored):
-    """A network worth keeping; its weights are an artifact of its job."""
+    """A network worth keeping; its weights are an artifact of its job, or of the work that took it in."""
 
     __tablename__ = "models"
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    """Of a model that was brought along, the row of `jobs` with the model's own id."""
+    name: Mapped[str] = mapped_column(String(200), server_default="")
     role: Mapped[str] = mapped_column(String(20))
+    source: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    """The `ModelImport` that it was brought along with."""
+    facts: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    """The `views.ModelFacts` of a model that was brought along, once they are known."""
+    measured: Mapped[list[dict[str, Any]]] = mapped_column(_Json, server_default="[]")
     architecture: Mapped[str] = mapped_column(String(100))
     classes: Mapped[list[str]] = mapped_column(_Json)
     image_size: Mapped[int] = mapped_column(Integer)
     channels: Mapped[int] = mapped_column(Integer)
     mean: Mapped[list[float]] = mapped_column(_Json)
     std: Mapped[list[float]] = mapped_column(_Json)
-    accuracy: Mapped[float] = mapped_column(Double)
+    accuracy: Mapped[float | None] = mapped_column(Double)
     sha256: Mapped[str] = mapped_column(_Sha256)
-    weights_key: Mapped[str] = mapped_column(_Key)
+    weights_key: Mapped[str | None] = mapped_column(_Key)
+    """None until a model that was brought along is checked."""
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (UniqueConstraint("job_id", "weights_key"), Index("ix_models_newest", "created_at", "id"))
+
+
+class DatasetRow(Stored):
+    """A data set; its state is the row of `jobs` with the same id, its packed file an artifact of that."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    facts: Mapped[dict[str, Any] | None] = mapped_column(_Json)
+    """`views.DatasetFacts`, once it is packed."""
+    sha256: Mapped[str | None] = mapped_column(_Sha256)
+    """Of the packed file."""
+    key: Mapped[str | None] = mapped_column(_Key)
+    """Of the packed file: that of the first data set with the same bytes."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+    __table_args__ = (Index("ix_datasets_sha256", "sha256"),)
+
+
+class UploadRow(Stored):
+    """A file that is sent in parts."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(_Sha256)
+    part_bytes: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[float] = mapped_column(Double)
+    used_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (Index("ix_uploads_used_at", "used_at"),)
+
+
+class UploadPartRow(Stored):
+    """A part that arrived whole; its bytes lie in the artifact store under `key`."""
+
+    __tablename__ = "upload_parts"
+
+    upload_id: Mapped[str] = mapped_column(_Id, ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(_Key)
+    sha256: Mapped[str] = mapped_column(_Sha256)
+    size_bytes: Mapped[int] = mapped_column(Integer)
+
+
+class PreflightRow(Stored):
+    """What a trial of a job found; its state is the row of `jobs` with the same id."""
+
+    __tablename__ = "preflights"
+
+    id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    result: Mapped[dict[str, Any] | None] = mapped_column(_Json)
 
 
 class BenchmarkRow(Stored):

@@ -16,10 +16,12 @@ from distillery.report import LatencyReport
 from distillery.views import JobError
 from store import leases
 from store.artifacts import Artifacts
+from store.claims import MOST_SECONDS, Kind
 from store.config import LeaseConfig
 from store.db import Database
 from store.leases import Claim
 from worker import remedies, workplace
+from worker.good_ends import good_end
 from worker.inputs import Inputs
 from worker.lease import Lease, Silent
 from worker.messages import (
@@ -28,7 +30,6 @@ from worker.messages import (
     EXIT_HALTED,
     EXIT_SAVED,
     Failed,
-    Finished,
     Halted,
     job_error,
     parse,
@@ -63,6 +64,17 @@ class Programs:
 
     trainer: Sequence[str] = (sys.executable, "-m", "worker.run")
     latency: Sequence[str] = (sys.executable, "-m", "engine.latency")
+    ingest: Sequence[str] = (sys.executable, "-m", "worker.ingest")
+    inspect: Sequence[str] = (sys.executable, "-m", "worker.inspect_model")
+    rehearse: Sequence[str] = (sys.executable, "-m", "worker.rehearse")
+
+    def of(self, kind: Kind) -> Sequence[str]:
+        """The program for this kind of work."""
+        named: dict[Kind, Sequence[str]] = {
+            "distillation": self.trainer, "latency": self.latency, "dataset": self.ingest, "model": self.inspect,
+            "preflight": self.rehearse,
+        }  # fmt: skip
+        return named[kind]
 
 
 DEFAULT_PROGRAMS = Programs()
@@ -196,7 +208,7 @@ class Attempt:
         if self._must_leave():
             return None
         claim = self._claim
-        program = self._programs.latency if claim.kind == "latency" else self._programs.trainer
+        program = self._programs.of(claim.kind)
         tells = claim.kind != "latency"
         child = self._child = Child([*program, *arguments], folder=folder, log=_log_of(folder), tells=tells)
         try:
@@ -258,9 +270,7 @@ class Attempt:
         self._keep_log(log, recorder)
         if exit_code == EXIT_FINISHED and claim.kind == "latency":
             self._deliver_latency(folder / "out", recorder)
-        elif exit_code == EXIT_FINISHED and isinstance(recorder.verdict, Finished):
-            done = recorder.verdict
-            succeed = partial(leases.succeed, claim=claim, summary=done.summary, models=done.models)
+        elif exit_code == EXIT_FINISHED and (succeed := good_end(claim, recorder.verdict)):
             recorder.end(succeed, outcome="succeeded")
         elif self._lease.wish == "cancel":
             recorder.end(partial(leases.cancelled, claim=claim), outcome="cancelled")
@@ -271,10 +281,13 @@ class Attempt:
         elif self._lease.wish == "pause":
             recorder.end(partial(leases.paused, claim=claim), outcome="paused")
         elif self._out_of_time() and not self._frozen:
-            over = remedies.time_limit(claim.spec.resources.max_seconds or 0.0)
+            over = remedies.out_of_time(claim)
             recorder.end(partial(leases.fail, claim=claim, error=over, exit_code=exit_code), outcome="failed")
         elif self._stop.is_set() or exit_code == EXIT_SAVED:
             recorder.end(partial(leases.release, claim=claim), outcome="preempted")
+        elif claim.kind in MOST_SECONDS:
+            died = remedies.died(claim, exit_code=exit_code, detail=tail(log))
+            recorder.end(partial(leases.fail, claim=claim, error=died, exit_code=exit_code), outcome="failed")
         else:
             self._crash(recorder, exit_code=exit_code, detail=tail(log))
         _log.info("%s: attempt %d ended with exit code %s.", claim.id, claim.attempt, exit_code)
@@ -316,7 +329,8 @@ class Attempt:
     def _halt(self, recorder: Recorder, halted: Halted, *, exit_code: int | None) -> None:
         """Have the next attempt run differently, or later; or end the job when there is nothing left to try."""
         claim = self._claim
-        after = remedies.remedy(halted, before=claim.adjustments, batch_size=claim.spec.training.batch_size)
+        batch_size = claim.spec.training.batch_size if claim.kind == "distillation" else 1
+        after = remedies.remedy(halted, before=claim.adjustments, batch_size=batch_size)
         if isinstance(after, JobError):
             recorder.end(partial(leases.fail, claim=claim, error=after, exit_code=exit_code), outcome="failed")
             return

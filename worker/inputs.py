@@ -1,31 +1,23 @@
 """What a claim needs on disk before its program can start: the spec, weights, the checkpoint to go on from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
 
-from distillery.errors import CorruptFile, NotFound, UnusableWeights
+from distillery.errors import CorruptFile, NotFound, UnreadableData, UnusableWeights
+from distillery.spec import JobSpec
+from distillery.spec.dataset import StoredData
+from distillery.spec.imports import ModelImport
 from distillery.spec.teacher import TeacherSpec
-from store import files, leases, models
+from distillery.views import Model
+from store import datasets, files, leases, models
 from store.artifacts import Artifacts
 from store.db import Database
 from store.leases import Claim
+from worker import sources
+from worker.patience import Patience
 
-T = TypeVar("T")
 WEIGHTS = ("teacher.safetensors", "student.safetensors")
-
-
-class Patience(Protocol):
-    """Runs an action, again and again while the service it needs is away, for as long as that makes sense."""
-
-    def __call__(self, action: Callable[[], T]) -> T:
-        """The action's result.
-
-        Raises:
-            Fenced: the claim was lost meanwhile.
-            Unavailable: it is time to leave, and the service is still away.
-        """
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,15 @@ class Inputs:
             NotFound: the subject of a latency measurement did not deliver its weights.
         """
         self.out.mkdir()
-        return self._of_latency() if self.claim.kind == "latency" else self._of_trainer()
+        match self.claim.kind:
+            case "latency":
+                return self._of_latency()
+            case "dataset" | "model":
+                return self._of_import()
+            case "preflight":
+                return [str(self._spec()), "--out", str(self.out), *self._brought()]
+            case "distillation":
+                return self._of_trainer()
 
     def _of_trainer(self) -> list[str]:
         given = [str(self._spec()), "--out", str(self.out), "--attempt", str(self.claim.attempt)]
@@ -62,10 +62,57 @@ class Inputs:
             given += ["--micro-batches", str(adjusted.micro_batches)]
         for run in adjusted.rate_halved:
             given += ["--halve-rate", run]
-        for place, teacher in enumerate(self._teachers()):
-            if teacher is not None:
-                given += ["--teacher-weights", f"{place}={teacher}"]
+        return given + self._brought()
+
+    def _brought(self) -> list[str]:
+        """What a job learns from: the kept teachers and data sets that its spec names."""
+        given: list[str] = []
+        spec = self.claim.spec
+        for place, (teacher, pointer) in enumerate(zip(spec.teachers, spec.teacher_pointers, strict=True)):
+            given += self._teacher(teacher, place=place, pointer=pointer)
+        if isinstance(spec.dataset, StoredData):
+            given += ["--dataset", str(self._packed(spec.dataset.id, to="dataset", pointer="/dataset/id"))]
+        more = spec.dataset.unlabelled
+        if more is not None and more.id is not None:
+            packed = self._packed(more.id, to="unlabelled", pointer="/dataset/unlabelled/id")
+            given += ["--unlabelled", str(packed)]
         return given
+
+    def _of_import(self) -> list[str]:
+        asked = self.claim.asked
+        if isinstance(asked, JobSpec):
+            raise AssertionError("An import is no job.")
+        path = self.folder / "import.json"
+        path.write_text(asked.model_dump_json())
+        given = [str(path), "--out", str(self.out)]
+        if asked.path is None:
+            found = sources.from_uploads(
+                asked.uploads, folder=self.folder, database=self.database, artifacts=self.artifacts,
+                patiently=self.patiently,
+            )  # fmt: skip
+        else:
+            found = self.patiently(partial(sources.from_path, asked.path, folder=self.folder))
+        for source, name in found:
+            given += ["--source", str(source), "--named", name]
+        measured_on = asked.dataset if isinstance(asked, ModelImport) else None
+        if isinstance(measured_on, StoredData):
+            given += ["--dataset", str(self._packed(measured_on.id, to="dataset", pointer="/dataset/id"))]
+        return given
+
+    def _packed(self, dataset_id: str, *, to: str, pointer: str) -> Path:
+        """The packed form, read where it lies when that is a folder of this machine."""
+
+        def find() -> tuple[str, str]:
+            with self.database.read() as session:
+                return datasets.packed_file(session, dataset_id)
+
+        try:
+            key, sha256 = self.patiently(find)
+            local = self.patiently(lambda: self.artifacts.local(key))
+            return local or self._fetch(key, f"{to}.dstl", sha256=sha256)
+        except (CorruptFile, NotFound) as error:
+            detail = f"The data set {dataset_id} cannot be fetched: {error.detail}"
+            raise UnreadableData(detail, hint="Add it again.", pointer=pointer) from error
 
     def _of_latency(self) -> list[str]:
         teacher, student = (self._delivered(str(self.claim.subject_id), name, to=name) for name in WEIGHTS)
@@ -93,36 +140,36 @@ class Inputs:
                 )
         return None
 
-    def _teachers(self) -> list[Path | None]:
-        """Of each teacher of the spec the fetched weights; None for one whose weights come from elsewhere."""
-        spec = self.claim.spec
-        placed = enumerate(zip(spec.teachers, spec.teacher_pointers, strict=True))
-        return [
-            self._teacher(each, to=f"given-teacher{place}.safetensors", pointer=pointer)
-            for place, (each, pointer) in placed
-        ]
-
-    def _teacher(self, teacher: TeacherSpec, *, to: str, pointer: str) -> Path | None:
+    def _teacher(self, teacher: TeacherSpec, *, place: int, pointer: str) -> list[str]:
+        """The arguments of one teacher of the spec; none where its weights come from elsewhere."""
         try:
             if teacher.model is not None:
-                return self._model(teacher.model, to=to)
+                return self._model(teacher.model, place=place)
             if teacher.job is not None:
-                return self._delivered(teacher.job, "student.safetensors", to=to)
+                found = self._delivered(teacher.job, "student.safetensors", to=f"given-teacher{place}.safetensors")
+                return ["--teacher-weights", f"{place}={found}"]
         except (CorruptFile, NotFound) as error:
             raise UnusableWeights(
                 f"The teacher's weights cannot be fetched: {error.detail}",
                 hint="Name a job that succeeded, or a model that GET /v1/models lists.",
                 pointer=f"{pointer}/{teacher.source}",
             ) from error
-        return None
+        return []
 
-    def _model(self, model_id: str, *, to: str) -> Path:
-        def find() -> tuple[str, str]:
+    def _model(self, model_id: str, *, place: int) -> list[str]:
+        def find() -> tuple[str, Model]:
             with self.database.read() as session:
-                return models.weights_key(session, model_id), models.get(session, model_id).sha256
+                return models.weights_key(session, model_id), models.get(session, model_id)
 
-        key, sha256 = self.patiently(find)
-        return self._fetch(key, to, sha256=sha256)
+        key, model = self.patiently(find)
+        ending = Path(model.facts.file).suffix if model.facts else ".safetensors"
+        weights = self._fetch(key, f"given-teacher{place}{ending}", sha256=model.sha256)
+        given = ["--teacher-weights", f"{place}={weights}"]
+        if model.facts is not None:
+            path = self.folder / f"given-teacher{place}.json"
+            path.write_text(model.facts.model_dump_json())
+            given += ["--teacher-facts", f"{place}={path}"]
+        return given
 
     def _delivered(self, job_id: str, name: str, *, to: str) -> Path:
         def find() -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from distillery.errors import DistilleryError
-from store import deliveries, idempotency, leases, orphans, outbox
+from store import deliveries, idempotency, leases, orphans, outbox, preflights, uploads
 from store.artifacts import Artifacts
 from store.config import LeaseConfig, WebhookConfig
 from store.db import Database
@@ -94,6 +94,8 @@ class Maintenance:
         with self.database.transaction() as session:
             idempotency.sweep(session)
             deliveries.sweep(session)
+            uploads.sweep(session)
+            preflights.sweep(session)
 
     def relay(self) -> None:
         """Send the hints that are due. A row is removed after it was done: it may be done twice and is never lost."""

@@ -15,23 +15,28 @@ from store import leases
 from store.artifacts import Artifacts
 from store.db import Database
 from store.leases import Claim
-from worker.inputs import Patience
 from worker.lease import Lease
 from worker.messages import (
     Delivered,
+    Estimated,
     Failed,
     Finished,
     Halted,
+    Ingested,
+    Inspected,
     Measured,
     Message,
     PhaseBegan,
     Progressed,
+    Rehearsed,
     Resolved,
     Saved,
     Warned,
 )
+from worker.patience import Patience
 
 T = TypeVar("T")
+Verdict = Finished | Failed | Halted | Ingested | Inspected | Rehearsed
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +53,7 @@ class Recorder:
     artifacts: Artifacts
     lease: Lease
     patiently: Patience
-    verdict: Finished | Failed | Halted | None = None
+    verdict: Verdict | None = None
     ended: bool = False
     """Whether the end of the attempt is recorded; a beat that is refused after that is none that came too late."""
 
@@ -114,7 +119,9 @@ class Recorder:
                 self.artifact(Path(message.path), name=message.name, media_type=message.media_type)
             case Warned():
                 self._warn(message.message, **message.data)
-            case Finished() | Failed() | Halted():
+            case Estimated():
+                self.write(lambda s: leases.estimated(s, self.claim, message.estimate))
+            case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed():
                 self.verdict = message
 
     def artifact(self, path: Path, *, name: str, media_type: str) -> None:

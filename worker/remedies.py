@@ -4,6 +4,7 @@ import errno
 
 from distillery.errors import StorageFull
 from distillery.views import Adjustments, JobError
+from store.claims import MOST_SECONDS, Claim
 from worker.messages import Halted
 
 MOST_MICRO_BATCHES = 8
@@ -51,6 +52,34 @@ def time_limit(seconds: float) -> JobError:
         code="TIME_LIMIT",
         pointer="/resources/max_seconds",
         hint="Retry the job with a larger max_seconds: it goes on from its last checkpoint.",
+        retryable=True,
+    )
+
+
+def out_of_time(claim: Claim) -> JobError:
+    """The error of work that ran for as long as it may."""
+    if claim.kind == "distillation":
+        return time_limit(claim.spec.resources.max_seconds or 0.0)
+    seconds = MOST_SECONDS[claim.kind]
+    return JobError(
+        type="urn:distillery:error:time_limit",
+        title="It took too long",
+        detail=f"It was not done after {seconds:,.0f} seconds, which is the most for this kind of work.",
+        code="TIME_LIMIT",
+        hint="Try again on a quieter machine, or with less: fewer or smaller files.",
+        retryable=True,
+    )
+
+
+def died(claim: Claim, *, exit_code: int | None, detail: str) -> JobError:
+    """The error of an import or a trial whose program ended without a word: to try again would kill it again."""
+    what = {"dataset": "reading the files", "model": "reading the weights"}.get(claim.kind, "trying the job out")
+    return JobError(
+        type="urn:distillery:error:program_died",
+        title="The program died",
+        detail=f"The program died while {what} (exit code {exit_code}). {detail}".rstrip(),
+        code="PROGRAM_DIED",
+        hint="When memory ran out (-9), use smaller files or a machine with more; else see the detail.",
         retryable=True,
     )
 

@@ -86,10 +86,10 @@ def clone_job(
     with served.database.read() as session:
         before = jobs.get(session, job_id).spec.model_dump(mode="json")
         sent = parse(merged(before, patch or {}, sent=jobs.sent(session, job_id)))
-    check(sent, served.database)
+    filled = check(sent, served.database)
 
     def act(session: Any) -> Answer:
-        return _created(successors.clone(session, job_id, sent=sent, resolved=resolve(sent)))
+        return _created(successors.clone(session, job_id, sent=sent, resolved=resolve(filled)))
 
     return once(served, request, idempotency_key, act, asked=patch)
 

@@ -16,16 +16,15 @@ from app.errors import Responses, documented
 from app.estimate import estimate
 from app.idempotency import CREATED, IdempotencyKey, answered_before, once
 from app.negotiate import not_modified
-from app.parameters import JobId, PageSize, PageToken, SentSpec
+from app.parameters import JobId, PageSize, PageToken, PreflightId, SentSpec
 from app.service import Served, Service
-from distillery.spec import resolve
-from distillery.views import TERMINAL, Job, JobSummary, Page, Status, Validation
-from store import jobs
+from app.waiting import LOOK_SECONDS, ended
+from distillery.spec import JobSpec, resolve
+from distillery.views import TERMINAL, Job, JobSummary, Page, Preflight, Status, Validation
+from store import jobs, preflights
 from store.idempotency import Answer
 
 router = APIRouter(tags=["jobs"])
-LOOK_SECONDS = 0.5
-"""Between two looks at the row while a client waits for a change."""
 _TAGGED: Responses = {
     200: {"description": "The job.", "headers": {"ETag": {"required": True, "schema": {"type": "string"}}}},
     304: {"description": "What `If-None-Match` names is still current."},
@@ -43,10 +42,10 @@ def submit_job(
     """Accept a job. Once this is answered the job is stored, and runs as soon as a worker is free."""
     if known := answered_before(served, request, idempotency_key, asked=spec):
         return known
-    check(spec, served.database)
+    filled = check(spec, served.database)
 
     def act(session: Any) -> Answer:
-        job = jobs.submit(session, sent=spec, resolved=resolve(spec))
+        job = jobs.submit(session, sent=spec, resolved=resolve(filled))
         queue = spec.resources.queue
         background.add_task(hints.send, served, job.id, queue=queue, log=request.app.state.log)
         return Answer(201, job.links.self, job.model_dump_json())
@@ -54,12 +53,49 @@ def submit_job(
     return once(served, request, idempotency_key, act, asked=spec)
 
 
-@router.post("/v1/jobs:validate", responses=documented(400, 408, 413, 415))
-def validate_job(spec: SentSpec, served: Served) -> Validation:
-    """Check a spec as submitting it would, and write nothing: what would run, what to beware of, what it may take."""
-    check(spec, served.database)
-    resolved = resolve(spec)
-    return Validation(resolved_spec=resolved, warnings=warnings_about(spec), estimate=estimate(resolved))
+@router.post("/v1/jobs:validate", responses=documented(400, 408, 413, 415, 507))
+async def validate_job(
+    spec: SentSpec,
+    served: Served,
+    request: Request,
+    wait: Annotated[
+        int, Query(ge=0, le=60, description="Have a worker try the job out, and wait so many seconds for its word.")
+    ] = 0,
+) -> Validation:
+    """Check a spec as submitting it would: what would run, what to beware of, what it may take.
+
+    Without `wait` nothing is written. With it a worker tries the job out on the real data: see `preflight`.
+    """
+    filled = await run_in_threadpool(check, spec, served.database)
+    resolved = resolve(filled)
+    told = Validation(resolved_spec=resolved, warnings=warnings_about(filled), estimate=estimate(resolved))
+    if not wait:
+        return told
+    trial = await run_in_threadpool(_tried, served, spec, resolved)
+    await run_in_threadpool(hints.send, served, trial.id, queue=spec.resources.queue, log=request.app.state.log)
+    found = await ended(request, lambda: _trial(served, trial.id), wait_seconds=wait)
+    return told.model_copy(update={"preflight": found})
+
+
+def _tried(served: Service, sent: JobSpec, resolved: JobSpec) -> Preflight:
+    with served.database.transaction() as session:
+        return preflights.request(session, sent=sent, resolved=resolved)
+
+
+def _trial(served: Service, preflight_id: str) -> Preflight:
+    with served.database.read() as session:
+        return preflights.get(session, preflight_id)
+
+
+@router.get("/v1/preflights/{preflight_id}", responses=documented(404))
+async def get_preflight(
+    preflight_id: PreflightId,
+    served: Served,
+    request: Request,
+    wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for its end.")] = 0,
+) -> Preflight:
+    """Show what a worker found when it tried a job out."""
+    return await ended(request, lambda: _trial(served, preflight_id), wait_seconds=wait)
 
 
 @router.get("/v1/jobs", responses=documented(400))
