@@ -10,7 +10,7 @@ from typing import Any
 
 from distillery.errors import HostileFile, MissingDependency, UnusableWeights
 from distillery.spec.preprocessing import Preprocessing
-from engine.intake import onnx_trees
+from engine.intake import onnx_folding, onnx_trees
 from engine.intake.onnx_operators import GENERATORS, LEARNED, OPERATORS
 
 MOST_BYTES = 2_000_000_000
@@ -23,8 +23,10 @@ MOST_ELEMENTS = 1 << 26
 MOST_ELEMENTS_IN_ALL = 1 << 29
 """Of all tensors that are computed for one image."""
 MOST_BATCH = 4096
-_SMALL = 1024
+_SMALL = onnx_folding.MOST_ELEMENTS
 """Constants of so many elements at most are kept for shape inference, which reads shapes from them."""
+_ROUNDS = 6
+"""Of shape inference: each may tell sizes from which further shapes follow."""
 _OPSETS = {"": range(7, 100), "ai.onnx": range(7, 100), "ai.onnx.ml": range(1, 100)}
 _INPUTS = {1: "float32", 10: "float16", 11: "float64", 2: "uint8"}
 """ONNX's numbers of the types that images may have."""
@@ -319,11 +321,23 @@ def _require_small(model: Any, *, images: str, shape: tuple[int, ...]) -> None:
         raise _hostile(f"its nodes give {total:,} numbers for {allowed} images")
 
 
-def _sizes(model: Any, *, images: str, shape: tuple[int, ...]) -> Mapping[str, int | None]:
-    """How many numbers each name stands for; None where shape inference cannot tell."""
+def _sizes(model: Any, *, images: str, shape: tuple[int, ...]) -> Mapping[str, int]:
+    """How many numbers each name stands for; names are left out where that cannot be told."""
+    light = _without_weights(model, images=images, shape=shape)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _ in range(_ROUNDS):
+        before = len(shapes)
+        shapes = _inferred(light)
+        known = onnx_folding.folded(light.graph, shapes=shapes)
+        _settle(light.graph, known)
+        if len(shapes) == before:
+            break
+    return {name: math.prod(sizes) for name, sizes in shapes.items()}
+
+
+def _inferred(light: Any) -> dict[str, tuple[int, ...]]:
     import onnx
 
-    light = _without_weights(model, images=images, shape=shape)
     try:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     except MemoryError:
@@ -332,16 +346,30 @@ def _sizes(model: Any, *, images: str, shape: tuple[int, ...]) -> Mapping[str, i
         raise _unusable(
             f"its shapes contradict each other ({str(error).splitlines()[0][:200]})", hint="Export it again."
         ) from None
-    return {each.name: _elements(each) for each in (*inferred.graph.value_info, *inferred.graph.output)}
+    told = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+    shapes = {each.name: sizes for each in told if (sizes := _dims(each)) is not None}
+    constants = {each.name: tuple(map(int, each.dims)) for each in inferred.graph.initializer}
+    return {**shapes, **constants}
 
 
-def _elements(info: Any) -> int | None:
+def _settle(graph: Any, known: Mapping[str, Any]) -> None:
+    """Put what was worked out in place of the nodes that give it, so that shape inference can read it."""
+    from onnx import numpy_helper
+
+    given = {each.name for each in graph.initializer}
+    nodes = [each for each in graph.node if len(each.output) != 1 or each.output[0] not in known]
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in known.items() if name not in given)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _dims(info: Any) -> tuple[int, ...] | None:
     if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
         return None
     dims = info.type.tensor_type.shape.dim
     if not all(each.HasField("dim_value") and each.dim_value >= 0 for each in dims):
         return None
-    return math.prod(int(each.dim_value) for each in dims)
+    return tuple(int(each.dim_value) for each in dims)
 
 
 def _without_weights(model: Any, *, images: str, shape: tuple[int, ...]) -> Any:
