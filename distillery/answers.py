@@ -34,6 +34,16 @@ def nothing(response: httpx.Response) -> None:
         raise refusal(response)
 
 
+def content(response: httpx.Response) -> bytes:
+    """The bytes of an answer.
+
+    Raises:
+        ServiceRefused: the answer is a problem.
+    """
+    nothing(response)
+    return response.content
+
+
 def tag(response: httpx.Response) -> str:
     """The `ETag` of an answer.
 

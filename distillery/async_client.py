@@ -1,7 +1,7 @@
 """The asynchronous client: `Client`, method for method, for programs with an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -9,7 +9,9 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from distillery import calls
+from distillery import brought_calls, calls
+from distillery.brought_client import AsyncDatasets, Bringing
+from distillery.brought_flows import OnSent
 from distillery.calls import Call, JobFilters
 from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
 from distillery.download import OnProgress, Transfer, already_there, pick
@@ -51,6 +53,9 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **self._service.options)
         self.webhooks = AsyncWebhooks(self._call)
         """The endpoints that the service tells what becomes of jobs."""
+        self._bringing = Bringing(self._service)
+        self.datasets = AsyncDatasets(self._run, self._bringing)
+        """The data sets that the service keeps."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -299,6 +304,36 @@ class AsyncClient:
                 yield row
             if (token := page.next_page_token) is None:
                 return
+
+    async def model(self, model_id: str) -> Model:
+        """One model."""
+        return await self._call(brought_calls.model(model_id))
+
+    async def add_model(
+        self,
+        *files: Path,
+        name: str,
+        on_sent: OnSent | None = None,
+        on_look: Callable[[Model], None] | None = None,
+        **options: Any,
+    ) -> Model:
+        """Send a network that was trained elsewhere, have a worker check it, and wait for that. `options` are those of
+        `ModelImport`, `path` among them for what the workers see already.
+
+        Raises:
+            InvalidRequest: a file is of a format that is never read.
+            JobEndedBadly: it cannot be used; the detail says why.
+        """
+        asked = {"name": name, **options}
+        return await self._run(self._bringing.model(files, asked, on_sent=on_sent, on_look=on_look))
+
+    async def rehearse(self, spec: Spec, *, timeout: float = 120.0) -> Validation:
+        """Check a spec and have a worker try it out on the real data: `preflight` says what came of it.
+
+        Raises:
+            StillRunning: no worker had time for it within `timeout` seconds.
+        """
+        return await self._run(self._bringing.rehearsed(spec, timeout_seconds=timeout))
 
     async def delete_model(self, model_id: str) -> None:
         """Forget a model, unless a job that has not ended needs it; its weights stay an artifact of its job."""

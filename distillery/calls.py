@@ -9,6 +9,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+from pydantic import BaseModel
 
 from distillery import answers
 from distillery.errors import InvalidRequest
@@ -75,12 +76,12 @@ class JobFilters(TypedDict, total=False):
 
 def submit(spec: JobSpec | Mapping[str, Any]) -> Call[Job]:
     """Ask for a job: one, however often this is sent."""
-    return Call("POST", "/v1/jobs", answers.reader(Job), body=_as_json(spec), headers=_JSON | _fresh_key())
+    return Call("POST", "/v1/jobs", answers.reader(Job), body=as_json(spec), headers=_JSON | fresh_key())
 
 
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[Validation]:
     """Check a spec; nothing is written."""
-    return Call("POST", "/v1/jobs:validate", answers.reader(Validation), body=_as_json(spec), headers=_JSON)
+    return Call("POST", "/v1/jobs:validate", answers.reader(Validation), body=as_json(spec), headers=_JSON)
 
 
 def job(job_id: str, *, wait_seconds: int = 0) -> Call[Job]:
@@ -92,7 +93,7 @@ def job(job_id: str, *, wait_seconds: int = 0) -> Call[Job]:
 def jobs(filters: JobFilters, *, page_size: int, token: str | None) -> Call[Page[JobSummary]]:
     """Read one page of the list, newest first."""
     given = {name: value.isoformat() if isinstance(value, datetime) else str(value) for name, value in filters.items()}
-    return Call("GET", "/v1/jobs", answers.reader(Page[JobSummary]), _page(page_size, token) | given)
+    return Call("GET", "/v1/jobs", answers.reader(Page[JobSummary]), page_parameters(page_size, token) | given)
 
 
 def cancel(job_id: str) -> Call[Job]:
@@ -114,14 +115,14 @@ def retry(job_id: str, *, max_seconds: float | None) -> Call[Job]:
     """Ask for a job that goes on where this one ended: one, however often this is sent."""
     path, read = f"{_of_job(job_id)}:retry", answers.reader(Job)
     if max_seconds is None:
-        return Call("POST", path, read, headers=_fresh_key())
-    return Call("POST", path, read, body=_as_json({"max_seconds": max_seconds}), headers=_JSON | _fresh_key())
+        return Call("POST", path, read, headers=fresh_key())
+    return Call("POST", path, read, body=as_json({"max_seconds": max_seconds}), headers=_JSON | fresh_key())
 
 
 def clone(job_id: str, *, changes: Mapping[str, Any] | None) -> Call[Job]:
     """Ask for a job with the spec of this one, and changes as a merge patch: one, however often this is sent."""
-    body = _as_json(changes or {})
-    return Call("POST", f"{_of_job(job_id)}:clone", answers.reader(Job), body=body, headers=_JSON | _fresh_key())
+    body = as_json(changes or {})
+    return Call("POST", f"{_of_job(job_id)}:clone", answers.reader(Job), body=body, headers=_JSON | fresh_key())
 
 
 def edit(
@@ -136,7 +137,7 @@ def edit(
     given = {"name": name, "labels": None if labels is None else dict(labels), "priority": priority}
     changes = {field: value for field, value in given.items() if value is not None}
     headers = _JSON | ({"If-Match": if_match} if if_match is not None else {})
-    body, read = _as_json(changes), answers.reader(Job)
+    body, read = as_json(changes), answers.reader(Job)
     return Call("PATCH", _of_job(job_id), read, body=body, headers=headers, repeatable=if_match is None)
 
 
@@ -152,7 +153,7 @@ def delete(job_id: str) -> Call[None]:
 
 def delete_model(model_id: str) -> Call[None]:
     """Forget a model. Not repeatable: the second request would find none."""
-    return Call("DELETE", f"/v1/models/{_segment(model_id)}", answers.nothing, repeatable=False)
+    return Call("DELETE", f"/v1/models/{segment(model_id)}", answers.nothing, repeatable=False)
 
 
 def events(job_id: str, *, after: int, page_size: int) -> Call[Page[Event]]:
@@ -180,7 +181,7 @@ def artifacts(job_id: str) -> Call[tuple[Artifact, ...]]:
 
 def artifact_path(job_id: str, name: str) -> str:
     """Where the bytes of a delivered file lie."""
-    return f"{_of_job(job_id)}/artifacts/{_segment(name)}"
+    return f"{_of_job(job_id)}/artifacts/{segment(name)}"
 
 
 def event_stream_path(job_id: str) -> str:
@@ -198,8 +199,8 @@ def measure_latency(job_id: str, *, spec: LatencySpec | Mapping[str, Any] | None
     """Ask a worker to time student against teacher: once, however often this is sent."""
     path, read = f"{_of_job(job_id)}/latency", answers.reader(Benchmark)
     if spec is None:
-        return Call("POST", path, read, headers=_fresh_key())
-    return Call("POST", path, read, body=_as_json(spec), headers=_JSON | _fresh_key())
+        return Call("POST", path, read, headers=fresh_key())
+    return Call("POST", path, read, body=as_json(spec), headers=_JSON | fresh_key())
 
 
 def latency(job_id: str) -> Call[Benchmark]:
@@ -209,7 +210,7 @@ def latency(job_id: str) -> Call[Benchmark]:
 
 def benchmark(benchmark_id: str) -> Call[Benchmark]:
     """Read one measurement."""
-    return Call("GET", f"/v1/benchmarks/{_segment(benchmark_id)}", answers.reader(Benchmark))
+    return Call("GET", f"/v1/benchmarks/{segment(benchmark_id)}", answers.reader(Benchmark))
 
 
 def ready() -> Call[Health]:
@@ -234,27 +235,35 @@ def strategies() -> Call[tuple[ObjectiveTerm, ...]]:
 
 def models(*, page_size: int, token: str | None) -> Call[Page[Model]]:
     """Read one page of the models that the service keeps."""
-    return Call("GET", "/v1/models", answers.reader(Page[Model]), _page(page_size, token))
+    return Call("GET", "/v1/models", answers.reader(Page[Model]), page_parameters(page_size, token))
 
 
 def _of_job(job_id: str) -> str:
-    return f"/v1/jobs/{_segment(job_id)}"
+    return f"/v1/jobs/{segment(job_id)}"
 
 
-def _fresh_key() -> dict[str, str]:
+def fresh_key() -> dict[str, str]:
+    """The header of a request that is done once, however often it is sent."""
     return {_KEY: str(uuid4())}
 
 
-def _segment(text: str) -> str:
+def segment(text: str) -> str:
+    """A text as one segment of a path."""
     return quote(text, safe="")
 
 
-def _page(page_size: int, token: str | None) -> dict[str, str]:
+def page_parameters(page_size: int, token: str | None) -> dict[str, str]:
+    """The query of one page of a list."""
     return {"page_size": str(page_size)} | ({"page_token": token} if token else {})
 
 
-def _as_json(spec: JobSpec | LatencySpec | Mapping[str, Any]) -> bytes:
-    if isinstance(spec, JobSpec | LatencySpec):
+def as_json(spec: BaseModel | Mapping[str, Any]) -> bytes:
+    """The body of a request.
+
+    Raises:
+        InvalidRequest: JSON cannot hold it.
+    """
+    if isinstance(spec, BaseModel):
         return spec.model_dump_json().encode()
     try:
         return json.dumps(dict(spec), allow_nan=False).encode()

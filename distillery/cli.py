@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from distillery import cli_deeds, cli_webhooks, console
+from distillery import cli_datasets, cli_deeds, cli_models, cli_webhooks, console
 from distillery.cli_options import SERVER as _SERVER
 from distillery.cli_options import AsJson, JobId, Server
 from distillery.cli_options import client as _client
@@ -47,6 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+app.add_typer(cli_datasets.app, name="datasets")
+app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_webhooks.app, name="webhooks")
 
 
@@ -109,6 +111,9 @@ def submit(
         bool, typer.Option("--watch", "-w", help="Follow the job to its end and show the result.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the spec and estimate what it takes.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Have a worker try it out for a few seconds; submit nothing.")
+    ] = False,
     server: Server = _SERVER,
     as_json: AsJson = False,
 ) -> None:
@@ -117,8 +122,8 @@ def submit(
 
     spec = job_files.read(file, settings=settings or ())
     with _client(server) as client:
-        if dry_run:
-            return _show_validation(client, spec, as_json=as_json)
+        if dry_run or rehearse:
+            return _show_validation(client, spec, rehearse=rehearse, as_json=as_json)
         job = client.submit(spec)
         if watch_it:
             _follow(client, job.id, as_json=as_json)
@@ -128,16 +133,18 @@ def submit(
     return console.note(f"Submitted as '{job.name}'. Follow it with: distillery watch {job.id}")
 
 
-def _show_validation(client: "Client", spec: dict[str, Any], *, as_json: bool) -> None:
-    validation = client.validate(spec)
+def _show_validation(client: "Client", spec: dict[str, Any], *, rehearse: bool, as_json: bool) -> None:
+    validation = client.rehearse(spec) if rehearse else client.validate(spec)
+    trial = validation.preflight
     if as_json:
-        return console.print_json(validation)
-    from distillery.tables import validation_lines
+        console.print_json(validation)
+    else:
+        from distillery.tables import validation_lines
 
-    console.line("The spec is good. Nothing was submitted.")
-    for text in validation_lines(validation):
-        console.line(text)
-    return None
+        for text in validation_lines(validation):
+            console.line(text)
+    if trial is not None and trial.status != "succeeded":
+        raise typer.Exit(console.JOB_FAILED)
 
 
 @app.command()

@@ -10,7 +10,7 @@ What is asked and how answers are read stands in `calls`, what takes several req
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -18,8 +18,10 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from distillery import calls
+from distillery import brought_calls, calls
 from distillery.async_client import AsyncClient
+from distillery.brought_client import Bringing, Datasets
+from distillery.brought_flows import OnSent
 from distillery.calls import Call, JobFilters
 from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measurement, Spec
 from distillery.download import OnProgress, Transfer, already_there, pick
@@ -63,6 +65,9 @@ class Client:
         self._http = httpx.Client(transport=transport, **self._service.options)
         self.webhooks = Webhooks(self._call)
         """The endpoints that the service tells what becomes of jobs."""
+        self._bringing = Bringing(self._service)
+        self.datasets = Datasets(self._run, self._bringing)
+        """The data sets that the service keeps."""
 
     def __enter__(self) -> Self:
         return self
@@ -308,6 +313,35 @@ class Client:
             yield from page.data
             if (token := page.next_page_token) is None:
                 return
+
+    def model(self, model_id: str) -> Model:
+        """One model."""
+        return self._call(brought_calls.model(model_id))
+
+    def add_model(
+        self,
+        *files: Path,
+        name: str,
+        on_sent: OnSent | None = None,
+        on_look: Callable[[Model], None] | None = None,
+        **options: Any,
+    ) -> Model:
+        """Send a network that was trained elsewhere, have a worker check it, and wait for that. `options` are those of
+        `ModelImport`, `path` among them for what the workers see already.
+
+        Raises:
+            InvalidRequest: a file is of a format that is never read.
+            JobEndedBadly: it cannot be used; the detail says why.
+        """
+        return self._run(self._bringing.model(files, {"name": name, **options}, on_sent=on_sent, on_look=on_look))
+
+    def rehearse(self, spec: Spec, *, timeout: float = 120.0) -> Validation:
+        """Check a spec and have a worker try it out on the real data: `preflight` says what came of it.
+
+        Raises:
+            StillRunning: no worker had time for it within `timeout` seconds.
+        """
+        return self._run(self._bringing.rehearsed(spec, timeout_seconds=timeout))
 
     def delete_model(self, model_id: str) -> None:
         """Forget a model, unless a job that has not ended needs it; its weights stay an artifact of its job."""

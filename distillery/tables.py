@@ -269,13 +269,24 @@ def _objective(spec: JobSpec) -> str:
 
 
 def validation_lines(validation: Validation) -> list[str]:
-    """What a dry run found: an estimate and warnings."""
-    estimate = validation.estimate
+    """What a dry run found: whether it can run, an estimate and warnings; where a worker tried it out, in its words."""
+    trial = validation.preflight
+    if trial is not None and trial.error is not None:
+        at = f" ({trial.error.pointer})" if trial.error.pointer else ""
+        return [f"It cannot run{at}. {trial.error.detail}", trial.error.hint]
+    found = trial.result if trial is not None else None
+    estimate = found.estimate if found else validation.estimate
     memory, disk = estimate.memory_bytes, estimate.artifact_bytes
     lines = [f"memory: {size(memory.low)} to {size(memory.high)}", f"artifacts: {size(disk.low)} to {size(disk.high)}"]
     if estimate.seconds is not None:
         lines.insert(0, f"time: {seconds(estimate.seconds.low)} to {seconds(estimate.seconds.high)}")
-    return [*lines, *estimate.notes, *(f"warning: {warning}" for warning in validation.warnings)]
+    warnings = dict.fromkeys((*validation.warnings, *(found.warnings if found else ())))
+    head = ["The spec is good. Nothing was submitted."]
+    if found is not None:
+        head.append(f"A worker tried it out on {found.device} in {found.precision}.")
+        if found.teacher_accuracy is not None:
+            head.append(f"The teacher answers {percent(found.teacher_accuracy)} of validation images right.")
+    return [*head, *lines, *estimate.notes, *(f"warning: {warning}" for warning in warnings)]
 
 
 def percent(share: float) -> str:

@@ -22,7 +22,6 @@ _ENTRY = struct.Struct("<4sBBHHHHHIIIHHHHHII")
 _LONGEST_COMMENT = 0xFFFF
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
 _UTF_8 = 0x800
-_UNIX = 3
 _MEND = "Write the archive again with a common tool, such as 'zip -r'."
 
 
@@ -40,7 +39,7 @@ class Entry:
     header_at: int
     """Where its local header lies, in bytes from the beginning of the file."""
     mode: int
-    """Type and permissions as Unix keeps them; 0 where another system wrote it."""
+    """Type and permissions as Unix keeps them; 0 where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _of_64_bits(
 
 def _entry(fixed: bytes, file: BinaryIO) -> tuple[Entry, int]:
     """An entry and its length in the directory, given its fixed part; the file stands behind that."""
-    (_, _, system, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length, disk, _,
+    (_, _, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length, disk, _,
      attributes, header_at) = _ENTRY.unpack(fixed)  # fmt: skip
     if name_length > LONGEST_NAME_BYTES:
         raise HostileFile(
@@ -154,7 +153,7 @@ def _entry(fixed: bytes, file: BinaryIO) -> tuple[Entry, int]:
         packed_bytes=packed,
         size_bytes=size,
         header_at=header_at,
-        mode=attributes >> 16 if system == _UNIX else 0,
+        mode=attributes >> 16,
     )
     return entry, _ENTRY.size + name_length + extra_length + comment_length
 

@@ -318,7 +318,7 @@ class UploadRow(Stored):
     created_at: Mapped[float] = mapped_column(Double)
     used_at: Mapped[float] = mapped_column(Double)
 
-    __table_args__ = (Index("ix_uploads_used_at", "used_at"),)
+    __table_args__ = (Index("ix_uploads_used_at", "used_at"), Index("ix_uploads_sha256", "sha256"))
 
 
 class UploadPartRow(Stored):

@@ -47,11 +47,16 @@ class Whole:
 
 
 def begin(session: Session, spec: UploadSpec, *, quota_bytes: int) -> Upload:
-    """Announce a file.
+    """Announce a file. The same bytes are the same upload: parts of it that have come need not come again.
 
     Raises:
         QuotaExceeded: with it there would be more than `quota_bytes` in the service.
     """
+    same = (UploadRow.sha256 == spec.sha256, UploadRow.size_bytes == spec.size_bytes)
+    known = select(UploadRow.id).where(*same, UploadRow.name == spec.name, UploadRow.part_bytes == spec.part_bytes)
+    if found := session.scalar(known.order_by(UploadRow.id).limit(1)):
+        _touch(session, [found])
+        return get(session, found)
     kept = kept_bytes(session)
     if kept + spec.size_bytes > quota_bytes:
         raise QuotaExceeded(
@@ -161,6 +166,13 @@ def use(session: Session, upload_ids: Sequence[str]) -> None:
     for place, upload_id in enumerate(upload_ids):
         whole(session, upload_id, pointer=f"/uploads/{place}")
     _touch(session, upload_ids)
+
+
+def spoil(session: Session, upload_id: str) -> None:
+    """Let go of every part: together they are not the file that was announced. They can be sent again."""
+    for key in session.scalars(select(UploadPartRow.key).where(UploadPartRow.upload_id == upload_id)):
+        outbox.delete_file(session, key)
+    session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
 
 
 def forget(session: Session, upload_id: str) -> None:

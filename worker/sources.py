@@ -31,9 +31,18 @@ def from_uploads(
     for place, upload_id in enumerate(ids):
         upload = patiently(partial(_find, upload_id, database=database))
         path = folder / f"source-{place}"
-        patiently(partial(_join, upload, path, artifacts=artifacts))
+        try:
+            patiently(partial(_join, upload, path, artifacts=artifacts))
+        except CorruptFile:
+            patiently(partial(_spoil, upload_id, database=database))
+            raise
         found.append((path, upload.name))
     return found
+
+
+def _spoil(upload_id: str, *, database: Database) -> None:
+    with database.transaction() as session:
+        uploads.spoil(session, upload_id)
 
 
 def _find(upload_id: str, *, database: Database) -> Whole:

@@ -97,6 +97,7 @@ def _make_uploads() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
     )
     op.create_index("ix_uploads_used_at", "uploads", ["used_at"])
+    op.create_index("ix_uploads_sha256", "uploads", ["sha256"])
     op.create_table(
         "upload_parts",
         sa.Column("upload_id", sa.String(length=30), nullable=False),
