@@ -1,9 +1,12 @@
 """Everything that can be found wrong in seconds, checked before hours of training: data, device, networks, teacher."""
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from distillery.errors import DistilleryError, InvalidRequest, UnreadableData, UnusableWeights
+from distillery.errors import DistilleryError, InvalidRequest, UnfitTeacher, UnreadableData, UnusableWeights
 from distillery.spec.training import Training
 from engine.data.dataset import Dataset
 from engine.evaluate import evaluating
@@ -42,7 +45,11 @@ def _check_splits(dataset: Dataset) -> None:
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for name, split in splits.items():
         if len(split) == 0:
-            raise UnreadableData(f"The {name} split of '{dataset.name}' is empty.", pointer="/dataset")
+            raise UnreadableData(
+                f"The {name} split of '{dataset.name}' is empty.",
+                hint=f"Bring {name} images along, or let a share of the training images be held back for it.",
+                pointer="/dataset",
+            )
     ids = torch.cat([split.ids for split in splits.values()])
     shared = len(ids) - len(torch.unique(ids))
     if shared:
@@ -103,11 +110,27 @@ def check_architecture(name: str, *, pointer: str, classes: int, image_size: int
     from models import build
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             build(name, classes=classes, image_size=image_size, channels=channels)
     except DistilleryError as error:
         error.pointer = error.pointer or pointer
         raise
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights that have no memory are not drawn either: torch would load a symbolic algebra for that, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+_DRAWING = (
+    *("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_"),
+    *("xavier_normal_", "orthogonal_"),
+)
 
 
 def check_forward(
@@ -118,17 +141,19 @@ def check_forward(
     role: str,
     device: torch.device | str,
     precision: Precision = "fp32",
+    pointer: str = "",
 ) -> None:
     """Send a few images, float32 [B, C, H, W], through `network`, which is on `device`, and look at the answers.
 
-    `role` is `teacher` or `student`, for the message.
+    `role` is `teacher` or `student`, for the message, and `pointer` its place in the spec where that is another.
 
     Raises:
         UnusableWeights: the answers are not finite.
         InvalidRequest: they are not [B, K], or the network cannot read images of this shape at all.
     """
     device = torch.device(device)
-    pointer = f"/{role}/architecture"
+    place = pointer or f"/{role}"
+    pointer = f"{place}/architecture"
     try:
         with evaluating(network), torch.inference_mode(), autocast(device, precision=precision):
             logits = network(images.to(device))
@@ -141,12 +166,16 @@ def check_forward(
     expected = (len(images), classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InvalidRequest(f"The {role} answers with {found}; expected logits of {expected}.", pointer=pointer)
+        raise InvalidRequest(
+            f"The {role} answers with {found}; expected logits of {expected}.",
+            hint=f"Use a network that gives one number for each of the {classes} classes of the data.",
+            pointer=pointer,
+        )
     if not torch.isfinite(logits).all():
         raise UnusableWeights(
             f"The {role} answers with numbers that are not finite.",
             hint="Its weights are damaged, or belong to another precision or normalisation.",
-            pointer=f"/{role}",
+            pointer=place,
         )
 
 
@@ -155,18 +184,24 @@ def floor(*, classes: int, minimum: float | None = None) -> float:
     return minimum if minimum is not None else min(2 / classes, (1 + 1 / classes) / 2)
 
 
-def teacher_floor(accuracy: float, *, classes: int, minimum: float | None = None) -> None:
+WEAK_TEACHER_HINT = (
+    "Check that its weights, class order, image size and normalisation belong to this data; train it longer; or lower "
+    "'teacher.minimum_accuracy'."
+)
+
+
+def teacher_floor(accuracy: float, *, classes: int, minimum: float | None = None, pointer: str = "/teacher") -> None:
     """Refuse a teacher that knows too little to teach: `accuracy` is measured on the validation split, 0 to 1.
 
     Raises:
-        UnusableWeights: it lies below `floor`.
+        UnfitTeacher: it lies below `floor`.
     """
     needed = floor(classes=classes, minimum=minimum)
     if not accuracy >= needed:  # so that NaN is refused too
-        raise UnusableWeights(
+        raise UnfitTeacher(
             f"The teacher answers {accuracy:.1%} of the validation images right; at least {needed:.1%} is asked for "
             f"({classes} classes).",
-            hint="Check that its weights, class order, image size and normalisation belong to this data; train it "
-            "longer; or lower 'teacher.minimum_accuracy'.",
-            pointer="/teacher",
+            cause="TEACHER_TOO_WEAK",
+            hint=WEAK_TEACHER_HINT,
+            pointer=pointer,
         )

@@ -1,7 +1,7 @@
 """What is settled and checked before anything is trained: data, device, given teachers, shapes, one rehearsed batch."""
 
-import hashlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +10,12 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from distillery.errors import InvalidRequest, UnusableWeights
+from distillery.errors import InvalidRequest
 from distillery.spec import JobSpec
 from distillery.spec.job import Provenance
 from distillery.spec.methods import DataFreeMethod
-from distillery.spec.teacher import TeacherSpec
-from engine import evaluate, preflight
+from distillery.spec.teacher import BLACK_BOXES, TeacherSpec
+from engine import evaluate, preflight, stems
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.data.sealed import sealed
@@ -23,14 +23,15 @@ from engine.data.views import Batch
 from engine.environment import versions
 from engine.precision import autocast
 from worker import lessons
+from worker.given import Brought, diagnose, fitted, hash_of, load_given, normalised, with_architectures
 from worker.journal import Journal
 from worker.lessons import Known
 from worker.messages import Resolved
 from worker.ready import Ready, fresh, samples
-from worker.teacher_weights import LoadedTeacher, load_teacher
 
 _REHEARSED = 4
 """Images of the rehearsed batch: enough for every term that compares samples."""
+_TABLE = "table"
 
 
 def prepare(
@@ -45,52 +46,61 @@ def prepare(
 ) -> Ready:
     """Settle what the spec leaves open, and refuse what cannot work.
 
-    `micro_batches` are the parts in which batches will go through the networks.
+    `teacher_weights` are fetched files, by the teacher's place in the spec, and `teacher_facts` what is known of those
+    that were brought along (`views.ModelFacts` as JSON). `stored` and `unlabelled` are the packed files that the spec
+    names by their ids. `micro_batches` are the parts in which batches will go through the networks.
 
     Raises:
         distillery.errors.DistilleryError: the spec, the data, the device or the teachers are at fault.
     """
+    began = time.monotonic()
     journal.enter("preparing")
     torch.set_num_threads(spec.training.threads or os.cpu_count() or 1)
     device, precision = preflight.check_device(spec.training)
-    dataset = load(spec.dataset, stored=stored, unlabelled=unlabelled)
-    data_free = isinstance(spec.method, DataFreeMethod)
-    if data_free:
-        dataset = sealed(dataset)
-    else:
-        for warning in preflight.check_data(dataset):
-            journal.warn(warning)
-    _check_architectures(spec, dataset)
-    given = [
-        load_teacher(each, dataset=dataset, given=teacher_weights.get(place), own_scale=data_free)
-        if each.source not in (None, "train")
-        else None
-        for place, each in enumerate(spec.teachers)
-    ]
-    dataset = _normalised(dataset, [each for each in given if each is not None])
-    found = Provenance(data_sha256=dataset.sha256, teacher_sha256=_hash_of(given), versions=versions())
+    measured = _checked_data(spec, load(spec.dataset, stored=stored, unlabelled=unlabelled), journal=journal)
+    _check_architectures(spec, measured, journal=journal)
+    brought = Brought(teacher_weights, teacher_facts)
+    given = load_given(spec, dataset=measured, brought=brought)
+    dataset = normalised(measured, given)
+    found = Provenance(data_sha256=dataset.sha256, teacher_sha256=hash_of(given), versions=versions())
     _same_bytes(spec.provenance, found)
     facts = {"device": device.type, "precision": precision, "threads": torch.get_num_threads()}
     training = spec.training.model_copy(update=facts)
-    resolved = spec.model_copy(update={"training": training, "provenance": found})
+    resolved = with_architectures(spec, given).model_copy(update={"training": training, "provenance": found})
     journal.spec = resolved
     journal.teller.tell(Resolved(spec=resolved))
-    networks = tuple(each.network.to(device) if each else None for each in given)
+    networks = tuple(each and each.to(device) for each in fitted(resolved, given, dataset=dataset))
     ready = Ready(resolved, dataset.to(device), device, precision, networks, micro_batches=micro_batches)
-    _check_networks(ready)
-    return ready
+    teachers = _check_networks(ready)
+    accuracies = diagnose(ready, given, measured=measured, brought=brought, journal=journal)
+    _rehearse(ready, teachers)
+    return replace(ready, accuracies=accuracies, preparing_seconds=time.monotonic() - began)
 
 
-def _check_architectures(spec: JobSpec, dataset: Dataset) -> None:
-    """Whether each network can be built for this data."""
-    several = len(spec.teachers) > 1
+def _checked_data(spec: JobSpec, dataset: Dataset, *, journal: Journal) -> Dataset:
+    if isinstance(spec.method, DataFreeMethod):
+        return sealed(dataset)
+    for warning in preflight.check_data(dataset):
+        journal.warn(warning)
+    return dataset
+
+
+def _check_architectures(spec: JobSpec, dataset: Dataset, *, journal: Journal) -> None:
+    """Whether each network can be built for this data, and whether those that are trained on it fit its size.
+
+    A black box has no architecture, and that of a teacher may yet have to come from its file.
+    """
     named = [
-        (each.architecture, f"/teacher/members/{place}/architecture" if several else "/teacher/architecture")
-        for place, each in enumerate(spec.teachers)
+        (each.architecture, f"{pointer}/architecture", "teacher" if each.source in (None, "train") else "")
+        for each, pointer in zip(spec.teachers, spec.teacher_pointers, strict=True)
+        if each.architecture not in ("", *BLACK_BOXES)
     ]
-    named += [(each.architecture, f"/assistants/{place}/architecture") for place, each in enumerate(spec.assistants)]
-    named.append((spec.student.architecture, "/student/architecture"))
-    for architecture, pointer in named:
+    named += [
+        (each.architecture, f"/assistants/{place}/architecture", "assistant")
+        for place, each in enumerate(spec.assistants)
+    ]
+    named.append((spec.student.architecture, "/student/architecture", "student"))
+    for architecture, pointer, trained_as in named:
         preflight.check_architecture(
             architecture,
             pointer=pointer,
@@ -98,40 +108,22 @@ def _check_architectures(spec: JobSpec, dataset: Dataset) -> None:
             image_size=dataset.image_size,
             channels=dataset.channels,
         )
+        if trained_as and (warning := stems.warn_of_stem(architecture, role=trained_as, image_size=dataset.image_size)):
+            journal.warn(warning)
 
 
-def _normalised(dataset: Dataset, given: Sequence[LoadedTeacher]) -> Dataset:
-    """The data under the normalisation that the given teachers were trained with, which must be one."""
-    if not given:
-        return dataset
-    first = given[0]
-    for place, other in enumerate(given[1:], 2):
-        if (other.mean, other.std) != (first.mean, first.std):
-            raise UnusableWeights(
-                f"Given teacher {place} reads images of mean {other.mean} and deviation {other.std}, the first one of "
-                f"{first.mean} and {first.std}.",
-                hint="Use teachers that were trained with one normalisation; those trained in the job always are.",
-                pointer="/teacher",
-            )
-    return replace(dataset, mean=first.mean, std=first.std)
-
-
-def _hash_of(given: Sequence[LoadedTeacher | None]) -> str | None:
-    hashes = [each.sha256 for each in given if each is not None]
-    if len(hashes) < 2:
-        return hashes[0] if hashes else None
-    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-
-
-def _check_networks(ready: Ready) -> None:
-    """Two images through each network and one batch through the lesson, before hours of training."""
+def _check_networks(ready: Ready) -> list[Known]:
+    """Two images through each network, before hours of training; gives the teachers."""
     spec = ready.spec
     teachers = [
         Known(each.architecture, given or fresh(ready, each.architecture, draw=place))
         for place, (each, given) in enumerate(zip(spec.teachers, ready.teachers, strict=True))
     ]
     student = Known(spec.student.architecture, fresh(ready, spec.student.architecture))
-    for role, known in [*(("teacher", each) for each in teachers), ("student", student)]:
+    told = [("teacher", known, pointer) for known, pointer in zip(teachers, spec.teacher_pointers, strict=True)]
+    for role, known, pointer in (*told, ("student", student, "/student")):
+        if known.architecture == _TABLE:  # it is asked about samples and not about images
+            continue
         preflight.check_forward(
             known.network,
             samples(ready)[:2],
@@ -139,11 +131,9 @@ def _check_networks(ready: Ready) -> None:
             role=role,
             device=ready.device,
             precision=ready.precision,
+            pointer=pointer,
         )
-    for place, given in enumerate(ready.teachers):
-        if given is not None:
-            check_teacher(ready, given, spec.teachers[place])
-    _rehearse(ready, teachers)
+    return teachers
 
 
 def _same_bytes(expected: Provenance, found: Provenance) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod
+from distillery.spec.training import TeacherTraining, Training
 from engine.data.dataset import Dataset
 from engine.data.views import Normalisation
 from engine.precision import Precision
@@ -93,3 +94,11 @@ def teaching_runs(spec: JobSpec) -> tuple[str, ...]:
 def assisting_runs(spec: JobSpec) -> tuple[str, ...]:
     """What the trainings of the assistants are called, from the largest on: `assisting1` and so on."""
     return tuple(f"assisting{number}" for number in range(1, len(spec.assistants) + 1))
+
+
+def merged(shared: Training, own: TeacherTraining | None) -> Training:
+    """The recipe of the job with what a teacher or assistant sets for itself."""
+    if own is None:
+        return shared
+    names = [name for name in TeacherTraining.model_fields if getattr(own, name) is not None]
+    return shared.model_copy(update={name: getattr(own, name) for name in names})

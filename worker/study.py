@@ -12,12 +12,12 @@ from types import MappingProxyType
 from distillery.errors import InvalidRequest, TrainingDiverged
 from distillery.spec import JobSpec
 from distillery.spec.methods import OnlineMethod
-from distillery.spec.training import TeacherTraining, Training
+from distillery.spec.training import Training
 from engine.lesson import Lesson
 from engine.loop import train
 from engine.strategies.online import state_of
 from engine.teachers import state_sha256
-from worker import lessons
+from worker import estimate, lessons
 from worker.closing import close
 from worker.halts import Halt, halt_of
 from worker.journal import Journal, PhaseObserver
@@ -25,7 +25,7 @@ from worker.lessons import Known
 from worker.messages import Halted
 from worker.parts import Cast
 from worker.preparation import check_teacher, prepare
-from worker.ready import Ready, assisting_runs, loaded, run_names, seed_of, teaching_runs
+from worker.ready import Ready, assisting_runs, loaded, merged, run_names, seed_of, teaching_runs
 from worker.unlabelled import with_unlabelled
 
 
@@ -64,7 +64,9 @@ def distil(
         micro_batches=micro_batches,
     )
     ready = replace(ready, halved=halved)
-    if resume is not None:
+    if resume is None:
+        estimate.tell(ready, journal=journal)
+    else:
         journal.restore(resume)
     for run in sorted(halved):
         journal.warn(
@@ -103,21 +105,13 @@ def _teach(ready: Ready, *, journal: Journal) -> list[Known]:
     for place, (spec, given) in enumerate(zip(ready.spec.teachers, ready.teachers, strict=True)):
         network = given
         if network is None:
-            recipe = _merged(ready.spec.training, spec.train)
+            recipe = merged(ready.spec.training, spec.train)
             lesson = partial(lessons.labels_only, ready, spec.architecture, draw=place)
             _run(ready, told[place], lesson, recipe=recipe, among=missing, journal=journal)
             network = loaded(ready, spec.architecture, journal.finished[told[place]].best)
             check_teacher(ready, network, spec)
         teachers.append(Known(spec.architecture, network))
     return teachers
-
-
-def _merged(shared: Training, own: TeacherTraining | None) -> Training:
-    """The recipe of the job with what a teacher or assistant sets for itself."""
-    if own is None:
-        return shared
-    names = [name for name in TeacherTraining.model_fields if getattr(own, name) is not None]
-    return shared.model_copy(update={name: getattr(own, name) for name in names})
 
 
 def _assist(ready: Ready, teachers: Sequence[Known], *, journal: Journal) -> list[Known]:
@@ -128,7 +122,7 @@ def _assist(ready: Ready, teachers: Sequence[Known], *, journal: Journal) -> lis
     assistants: list[Known] = []
     for run, spec in zip(runs, ready.spec.assistants, strict=True):
         above = assistants[-1:] or teachers
-        recipe = _merged(ready.spec.training, spec.train)
+        recipe = merged(ready.spec.training, spec.train)
         lesson = partial(lessons.taught, ready, spec.architecture, above, draw=1)
         _run(ready, run, lesson, recipe=recipe, among=runs, journal=journal, teachers=above)
         assistants.append(Known(spec.architecture, loaded(ready, spec.architecture, journal.finished[run].best)))
