@@ -105,11 +105,11 @@ def preview(
 
 
 @app.command()
-def remove(dataset_id: DatasetId, server: Server = SERVER) -> None:
+def remove(dataset_id: DatasetId, server: Server = SERVER, as_json: AsJson = False) -> None:
     """Forget a data set, unless a job that has not ended needs it."""
     with client(server) as service:
         service.datasets.remove(dataset_id)
-    console.note(f"{dataset_id} is gone.")
+    return console.print_json({"id": dataset_id}) if as_json else console.note(f"{dataset_id} is gone.")
 
 
 def _table(found: "list[Dataset]") -> "Table":

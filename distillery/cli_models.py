@@ -114,11 +114,11 @@ def show(model_id: ModelId, server: Server = SERVER, as_json: AsJson = False) ->
 
 
 @app.command()
-def remove(model_id: ModelId, server: Server = SERVER) -> None:
+def remove(model_id: ModelId, server: Server = SERVER, as_json: AsJson = False) -> None:
     """Forget a model, unless a job that has not ended needs it."""
     with client(server) as service:
         service.delete_model(model_id)
-    console.note(f"{model_id} is gone.")
+    return console.print_json({"id": model_id}) if as_json else console.note(f"{model_id} is gone.")
 
 
 def _table(found: "list[Model]") -> "Table":

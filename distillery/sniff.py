@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from distillery import zip_directory
 from distillery.errors import DistilleryError
@@ -178,7 +177,9 @@ def sniff_file(path: Path) -> str:
         with contextlib.suppress(DistilleryError):
             found = zip_directory.entries(file, zip_directory.find(file, size=size))
             names.extend(entry.name for entry in itertools.islice(found, _MOST_NAMES))
-        prefixed = not head.startswith(b"PK") and (bool(names) or _ends_as_zip(file, size=size))
+        file.seek(max(0, size - zip_directory.MOST_END_BYTES))
+        ends = zip_directory.ends_as_zip(file.read(), size=size)
+        prefixed = not head.startswith(b"PK") and (bool(names) or ends)
     return "polyglot" if prefixed else sniff(head, names=names)
 
 
@@ -190,15 +191,6 @@ def describe(kind: str) -> str:
 def advice(kind: str) -> str:
     """What the owner of a file of a refused kind can do; empty where nothing is to be said."""
     return _KINDS[kind][1]
-
-
-def _ends_as_zip(file: BinaryIO, *, size: int) -> bool:
-    """Whether the directory of a zip, without a comment, ends the file."""
-    if size < 22:
-        return False
-    file.seek(size - 22)
-    tail = file.read(22)
-    return tail[:4] == b"PK\x05\x06" and tail[20:] == b"\x00\x00"
 
 
 def _zip_kind(names: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ _LOCATOR = struct.Struct("<4sIQI")
 _END_64 = struct.Struct("<4sQHHIIQQQQ")
 _ENTRY = struct.Struct("<4sBBHHHHHIIIHHHHHII")
 _LONGEST_COMMENT = 0xFFFF
+MOST_END_BYTES = _END.size + _LONGEST_COMMENT
+"""In so many last bytes of a file lies the end of its directory, if it has one."""
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
 _UTF_8 = 0x800
 _MEND = "Write the archive again with a common tool, such as 'zip -r'."
@@ -49,6 +51,17 @@ class Directory:
     at: int
     size_bytes: int
     count: int
+
+
+def ends_as_zip(tail: bytes, *, size: int) -> bool:
+    """Whether the last bytes of a file of `size` bytes are the end of a zip's directory, wherever that begins."""
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or len(tail) - place < _END.size:
+        return False
+    _, _, _, _, _, length, _, comment = _END.unpack_from(tail, place)
+    begins = place - length
+    fits = place + _END.size + comment == len(tail) and length <= size
+    return fits and (not 0 <= begins <= place - 4 or tail[begins : begins + 4] == b"PK\x01\x02")
 
 
 def find(file: BinaryIO, *, size: int) -> Directory:

@@ -21,9 +21,10 @@ from store.work import DEFAULT_QUEUE
 router = APIRouter(tags=["data sets"])
 _ACCEPTED: Responses = {202: created("Queued.")}
 WaitSeconds = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the status to change.")]
+_PICTURE = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 _PREVIEW = documented(404, 416) | {
-    200: {"description": "The preview.", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range asked for."},
+    200: {"description": "The preview.", "content": _PICTURE},
+    206: {"description": "The range asked for.", "content": _PICTURE},
     304: {"description": "What `If-None-Match` names is still current."},
 }
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from distillery.errors import Fenced
-from distillery.views import Adjustments, JobError, Progress
+from distillery.views import Adjustments, Estimate, Interval, JobError, Progress
 from store import leases
 
 SHA = "cd" * 32
 ERROR = JobError(type="urn:test", title="Bad data", detail="The data is bad.", code="UNREADABLE_DATA")
+ESTIMATE = Estimate(seconds=None, memory_bytes=Interval(low=1, high=2), artifact_bytes=Interval(low=1, high=2))
 FILE = {"key": "jobs/x/a1/late", "sha256": SHA, "size_bytes": 1}
 
 VERBS: dict[str, Callable[[Any, Any, Any], None]] = {
@@ -21,6 +22,7 @@ VERBS: dict[str, Callable[[Any, Any, Any], None]] = {
     "event": lambda shop, claim, lease: shop.do(leases.event, claim, "warning", "too late", {}),
     "phase": lambda shop, claim, lease: shop.do(leases.phase, claim, "training"),
     "resolved": lambda shop, claim, lease: shop.do(leases.resolved, claim, claim.spec),
+    "estimated": lambda shop, claim, lease: shop.do(leases.estimated, claim, ESTIMATE),
     "metrics": lambda shop, claim, lease: shop.do(leases.metrics, claim, step=9, values={"training/loss": 1.0}),
     "checkpoint": lambda shop, claim, lease: shop.do(leases.checkpoint, claim, step=9, phase="training", **FILE),
     "artifact": lambda shop, claim, lease: shop.do(
