@@ -70,8 +70,8 @@ def burst(
     """Train `lesson` for a few steps, as the loop would, and throw away what it learned.
 
     Its networks must be nobody else's, except frozen teachers. `look` are images to time answers on, on the device of
-    training. `stop` is called about once a second in a burst that takes long; what it raises ends it. When it returns, torch's random
-    generators are as they were before.
+    training. `stop` is called now and then in a burst that takes long; what it raises ends the burst. When it returns,
+    torch's random generators are as they were before.
 
     Raises:
         RuntimeError: memory ran out, as it would in training.

@@ -24,6 +24,7 @@ from distillery.job_files import read
 from distillery.spec import parse, resolve
 from worker.halts import halt_of
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_HALTED, EXIT_SAVED, Failed, job_error
+from worker.options import parser
 from worker.telling import Console, Pipe, Teller
 
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -34,7 +35,7 @@ NICENESS = 10
 def main(arguments: list[str] | None = None) -> int:
     """Run one job; the exit codes stand in `worker.messages`."""
     options = _options(arguments)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     teller: Teller = Pipe(options.events_fd) if options.events_fd is not None else Console()
@@ -89,12 +90,7 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
     return EXIT_FINISHED
 
 
-def _placed_file(text: str) -> tuple[int, Path]:
-    place, _, path = text.partition("=")
-    return int(place), Path(path)
-
-
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set; a second signal ends the process at once."""
     stop = threading.Event()
 
@@ -110,47 +106,24 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker.run", description="Run one distillation job.")
-    parser.add_argument("job", type=Path, help="the job spec, YAML or JSON")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the student, the report and checkpoints")
-    parser.add_argument("--resume", type=Path, help="a checkpoint file of this job to go on from")
-    parser.add_argument("--attempt", type=int, default=1, help="number of this attempt; stands in checkpoint paths")
-    parser.add_argument(
-        "--teacher-weights",
-        type=_placed_file,
-        action="append",
-        default=[],
-        metavar="PLACE=FILE",
-        help="weights fetched for the job or model of the teacher at that place of the spec, from 0",
-    )
-    parser.add_argument(
-        "--teacher-facts",
-        type=_placed_file,
-        action="append",
-        default=[],
-        metavar="PLACE=FILE",
-        help="what is known of a teacher that was brought along, as JSON (distillery.views.ModelFacts)",
-    )
-    parser.add_argument("--dataset", type=Path, metavar="FILE", help="the packed file of a data set of kind 'stored'")
-    parser.add_argument(
-        "--unlabelled", type=Path, metavar="FILE", help="the packed file that 'dataset.unlabelled.id' stands for"
-    )
-    parser.add_argument(
+    made = parser("worker.run", description="Run one distillation job.")
+    made.add_argument("--resume", type=Path, help="a checkpoint file of this job to go on from")
+    made.add_argument("--attempt", type=int, default=1, help="number of this attempt; stands in checkpoint paths")
+    made.add_argument(
         "--halve-rate",
         action="append",
         default=[],
         metavar="RUN",
         help="train this run, such as 'training', at half its learning rate, because it diverged; may be repeated",
     )
-    parser.add_argument(
+    made.add_argument(
         "--micro-batches",
         type=int,
         choices=MICRO_BATCHES,
         default=1,
         help="parts in which a batch goes through the networks, because memory ran out; their gradients add up",
     )
-    parser.add_argument("--events-fd", type=int, help="file descriptor for messages to a supervisor")
-    return parser.parse_args(arguments)
+    return made.parse_args(arguments)
 
 
 if __name__ == "__main__":
