@@ -5,7 +5,7 @@ Its further outputs pass through child modules of their names, so that hooks rea
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ FLOOR = 1e-7
 _SUM_TOLERANCE = 1e-3
 _DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "uint8": np.uint8}
 _LARGEST_BYTE = 255.0
+_TRIED = 3
+"""Images of noise."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class OnnxNetwork(nn.Module):
         graph = weights_onnx.check(content, preprocessing=preprocessing)
         self.sha256 = hashlib.sha256(content).hexdigest()
         probe = opened(content, cuda=False)
-        tried = _tried(probe, graph, preprocessing)
+        graph, tried = _tried(probe, graph, preprocessing)
         answers = _answers(tried, classes=classes)
         found = [name for name in tried if name != answers and _is_layer(tried[name])]
         named = tuple((layer_name(name), name) for name in found)
@@ -90,7 +92,8 @@ class OnnxNetwork(nn.Module):
         self.classes = int(width)
         self.maps = tuple(layer for layer, name in named if tried[name].ndim > 2)
         """Of its layers, those that give a map [B, C, H, W] or tokens [B, L, D]."""
-        self.outputs = looks_like(tried[answers]) if outputs == "auto" else outputs
+        told = looks_like(tried[answers]) if outputs == "auto" else outputs
+        self.outputs: Literal["logits", "probabilities"] = told
         self._fit = _own(preprocessing)
         for layer, _ in named:
             self.add_module(layer, nn.Identity())
@@ -115,6 +118,11 @@ class OnnxNetwork(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """The names of its further outputs, as hooks find them."""
         return tuple(layer for layer, _ in self._box.layers)
+
+    @property
+    def named_outputs(self) -> tuple[tuple[str, str], ...]:
+        """Of each layer its name, and that of the output it stands for."""
+        return self._box.layers
 
     @property
     def graph(self) -> Graph:
@@ -264,14 +272,18 @@ def _array(value: Any, graph: Graph) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def _tried(session: Any, graph: Graph, expects: Preprocessing) -> dict[str, NDArray[Any]]:
-    """Every output for a few images of noise."""
-    count = graph.batch or 2
-    pixels = torch.rand(count, expects.channels, expects.image_size, expects.image_size, generator=_generator())
+def _tried(session: Any, graph: Graph, expects: Preprocessing) -> tuple[Graph, dict[str, NDArray[Any]]]:
+    """Every output for a few images of noise; a graph that answers only one image at a time is found out."""
+    pixels = torch.rand(_TRIED, expects.channels, expects.image_size, expects.image_size, generator=_generator())
     values = as_expected((pixels * _LARGEST_BYTE).round() / _LARGEST_BYTE, fit=_own(expects), expects=expects)
-    dtype = _DTYPES[graph.dtype]
-    images = np.ascontiguousarray(values.numpy().astype(dtype))
-    return run_batches(session, images, graph.outputs, graph=graph)
+    images = np.ascontiguousarray(values.numpy().astype(_DTYPES[graph.dtype]))
+    try:
+        return graph, run_batches(session, images, graph.outputs, graph=graph)
+    except UnusableWeights:
+        if graph.batch is not None:
+            raise
+        alone = replace(graph, batch=1)
+        return alone, run_batches(session, images, graph.outputs, graph=alone)
 
 
 def _generator() -> torch.Generator:

@@ -81,7 +81,7 @@ def load_safetensors(network: nn.Module, path: Path) -> None:
     with _opened(path) as file:
         # Names and shapes stand in the header: nothing foreign is read into memory.
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # not a dict
-        _require_fit(network, shapes, source=path.name)
+        require_fit(network, shapes, source=path.name)
         state = {name: file.get_tensor(name) for name in shapes}
     load_state(network, state, source=path.name)
 
@@ -92,7 +92,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     Raises:
         UnusableWeights: tensors are missing, unexpected, of another shape, or not finite.
     """
-    _require_fit(network, {name: tuple(each.shape) for name, each in state.items()}, source=source)
+    require_fit(network, {name: tuple(each.shape) for name, each in state.items()}, source=source)
     spoilt = [name for name, each in state.items() if each.is_floating_point() and not bool(each.isfinite().all())]
     if spoilt:
         raise UnusableWeights(
@@ -189,7 +189,12 @@ def _torchvision_entry(network_name: str, weights_name: str) -> Any:
     return offered[weights_name]
 
 
-def _require_fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+def require_fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+    """Hold the names and shapes of a file's tensors against those of a network; nothing is loaded.
+
+    Raises:
+        UnusableWeights: tensors are missing, unexpected, or of another shape: the first of each are listed.
+    """
     wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
     # Older files lack the batch counters of batch normalisation; no prediction depends on them.
     missing = [name for name in wanted if name not in shapes and not name.endswith("num_batches_tracked")]
