@@ -38,7 +38,10 @@ from typing import Any
 import numpy as np
 
 GIB = 2**30
-CONTENDERS = ("memory", "mapped", "cold")
+TITLES = {
+    "memory": "in memory, no limit", "mapped": "mapped, under the limit",
+    "cold": "mapped, none of it in the page cache",
+}  # fmt: skip
 GOAL = 0.90
 CLASSES, CHANNELS = 10, 3
 _WARM_UP = 5
@@ -238,14 +241,14 @@ def measure(file: Path, options: argparse.Namespace) -> tuple[str, dict[str, Con
     told = refused.hear()
     refused.leave()
     contenders = {}
-    for role in CONTENDERS:  # one after the other: loading is not what is measured
+    for role in options.contenders:  # one after the other: loading is not what is measured
         # Pages that another process maps are not given back, so `cold` has a file to itself.
         own = copied(file) if role == "cold" else file
         contenders[role] = begun(role, own, options)
         contenders[role].hear()
     draw = random.Random(0)  # noqa: S311 - an order of turns
     for number in range(options.rounds + 1):  # the first is a warm-up
-        for role in draw.sample(CONTENDERS, len(CONTENDERS)):
+        for role in draw.sample(options.contenders, len(options.contenders)):
             contenders[role].take_turn(seed=number)
     for each in contenders.values():
         each.leave()
@@ -293,17 +296,17 @@ def page(refused: str, contenders: dict[str, Contender], *, count: int, options:
         f"{_WARM_UP}."
     )
     yield ""
-    yield "| | in memory, no limit | mapped, under the limit | mapped, none of it in the page cache |"
-    yield "|---|---|---|---|"
+    yield f"| | {' | '.join(TITLES[role] for role in contenders)} |"
+    yield f"|---|{'---|' * len(contenders)}"
     rows = (
         ("training, images/s", "rate", 0), ("batches alone, images/s", "batches_alone", 0),
         ("read from the disk while training, MiB", "read_mib", 1), ("memory of its own, MiB", "RssAnon", 0),
         ("mapped pages of files, MiB", "RssFile", 0),
     )  # fmt: skip
     for title, key, digits in rows:
-        cells = (_spread([turn[key] for turn in contenders[role].turns], digits) for role in CONTENDERS)
+        cells = (_spread([turn[key] for turn in each.turns], digits) for each in contenders.values())
         yield f"| {title} | {' | '.join(cells)} |"
-    told = [f"**{_spread(ratios(contenders, role), 3)}**" for role in CONTENDERS[1:]]
+    told = [f"**{_spread(ratios(contenders, role), 3)}**" for role in contenders if role != "memory"]
     yield f"| training against memory, round by round; goal {GOAL:.2f} | 1 | {' | '.join(told)} |"
 
 
@@ -343,8 +346,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the file is made; the temporary folder when left out")
     parser.add_argument("--markdown", type=Path, help="a file to write the figures to")
-    parser.add_argument("--role", choices=(*CONTENDERS, "refused"), help=argparse.SUPPRESS)
+    parser.add_argument("--without-cold", action="store_const", dest="contenders", const=("memory", "mapped"))
+    parser.add_argument("--role", choices=(*TITLES, "refused"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(contenders=tuple(TITLES))
     return parser.parse_args()
 
 

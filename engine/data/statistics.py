@@ -1,29 +1,36 @@
 """The channels' mean and deviation, by which images are normalised."""
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from engine.data.images import Images
 
-_BYTES_AT_ONCE = 2**25
+_BYTES_AT_ONCE = 2**24
+_THREADS = 8
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 [N, C, H, W] divided by 255; a deviation of 0 is given as 1.
 
-    Counted in whole numbers, a portion of the images at a time, so the figures are the same on every machine and
+    Counted in whole numbers, a few portions of the images at a time, so the figures are the same on every machine and
     wherever the images lie.
     """
-    channels = images.shape[1]
-    counts = torch.zeros(channels, 256, dtype=torch.int64)
     portion = max(1, _BYTES_AT_ONCE // images.shape[1:].numel())
-    for start in range(0, len(images), portion):
-        some = images[start : start + portion]
-        for channel in range(channels):
-            counts[channel] += torch.bincount(some[:, channel].reshape(-1), minlength=256)
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for counted in pool.map(lambda start: _counts(images[start : start + portion]), range(0, len(images), portion)):
+            counts += counted
     found = [_moments(row) for row in counts.tolist()]
     return tuple(mean for mean, _ in found), tuple(deviation for _, deviation in found)
+
+
+def _counts(images: Tensor) -> Tensor:
+    """How often each value occurs in each channel, int64 [C, 256]."""
+    return torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)]).cpu()
 
 
 def _moments(counts: list[int]) -> tuple[float, float]:
