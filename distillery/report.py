@@ -47,9 +47,9 @@ class LatencyRow(Record):
     mean_seconds: float
     stdev_seconds: float
     images_per_second: float
-    parameters: int
-    macs: int
-    """Multiply-adds of one image."""
+    parameters: int | None
+    macs: int | None
+    """Multiply-adds of one image; None of a black box, whose operations nobody counts."""
     file_bytes: int
     peak_memory_bytes: int | None
     cold_start_seconds: float
@@ -115,8 +115,10 @@ class Quality(Record):
     kl_to_teacher: float | None = None
     """KL divergence from the teacher's to this network's probabilities, nats per image."""
     per_class: dict[str, float]
-    parameters: int
-    macs: int
+    parameters: int | None
+    """None of a table of answers."""
+    macs: int | None
+    """Multiply-adds of one image; None of a black box, whose operations nobody counts."""
     file_bytes: int
     train_seconds: float
     images_per_second: float | None

@@ -66,8 +66,10 @@ def report_table(report: Report) -> Table:
             f"mean of {len(report.seeds.runs)} seeds", *(percent(each.value) if each else "" for each in means)
         )
         table.add_row("  95 % interval", *(_percent_interval(each) if each else "" for each in means), style="dim")
-    table.add_row("parameters", *(f"{quality.parameters:,}" for quality in shown))
-    table.add_row("multiply-adds an image", *(magnitude(quality.macs) for quality in shown))
+    table.add_row("parameters", *(_counted(quality.parameters) for quality in shown))
+    table.add_row(
+        "multiply-adds an image", *("-" if quality.macs is None else magnitude(quality.macs) for quality in shown)
+    )
     table.add_row("file size", *(size(quality.file_bytes) for quality in shown))
     timed = _timed(report)
     for place in dict.fromkeys(place for _, place in timed):
@@ -326,6 +328,10 @@ def _duration(percentile: Percentile) -> str:
     if value is None:
         return "too few calls"
     return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+
+
+def _counted(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def _percent_interval(estimated: Estimated) -> str:

@@ -72,6 +72,15 @@ class AnswersTable(BatchNetwork):
         rest = (1 - values.sum(1, keepdim=True)).clamp_min(0) / max(1, others)
         return log_probabilities(rest.expand(-1, self.classes).scatter(1, indices, values))
 
+    def content(self) -> bytes:
+        """The table as an npz file that can teach again."""
+        values, indices = self.values.cpu().numpy(), self.indices.cpu().numpy() if self.indices.numel() else None
+        if indices is None and self.outputs == "probabilities":
+            values = np.exp(values)
+            values /= values.sum(axis=1, keepdims=True)
+        kind: Literal["logits", "probabilities"] = "probabilities" if indices is not None else self.outputs
+        return answers.packed(Answers(self.ids.cpu().numpy(), None, values, indices, kind))
+
     def require(self, dataset: Dataset) -> None:
         """Refuse data of which the table does not answer every sample.
 

@@ -4,7 +4,7 @@ Its further outputs pass through child modules of their names, so that hooks rea
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from engine.intake.weights_onnx import Graph
 
 FLOOR = 1e-7
 """Probabilities below it are taken for it, so that their logarithm is finite."""
+_PREPROCESSING, _OUTPUTS = "distillery.preprocessing", "distillery.outputs"
 _SUM_TOLERANCE = 1e-3
 _DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "uint8": np.uint8}
 _LARGEST_BYTE = 255.0
@@ -142,12 +143,25 @@ class OnnxNetwork(nn.Module):
         """The same network for images of that size that were normalised by `mean` and `std`."""
         return self._like(Fit(tuple(mean), tuple(std), image_size, channels))
 
+    def described(self) -> bytes:
+        """The file, with what it expects of an image and what its answers are written beside the graph."""
+        told = {_PREPROCESSING: self._box.preprocessing.model_dump_json(), _OUTPUTS: self.outputs}
+        return weights_onnx.with_metadata(self._box.content, told)
+
+    def expected(self, images: Tensor) -> NDArray[Any]:
+        """Images [B, C, H, W], as the job's networks read them, as the graph reads them."""
+        return _typed(as_expected(images, fit=self._fit, expects=self._box.preprocessing), self._box)
+
+    def alone(self, *, cuda: bool, threads: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """A fresh session of the graph, from images as it reads them to its answer alone."""
+        session, names = opened(self._box.content, cuda=cuda, threads=threads), [self._box.answers]
+        return lambda images: run_batches(session, images, names, graph=self._box.graph)[self._box.answers]
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K]; each further output passes through the child of its name on the way."""
-        read = as_expected(images, fit=self._fit, expects=self._box.preprocessing)
         names = [self._box.answers, *(name for _, name in self._box.layers)]
         session = self._box.session(images.device)
-        given = run_batches(session, _typed(read, self._box), names, graph=self._box.graph)
+        given = run_batches(session, self.expected(images), names, graph=self._box.graph)
         told = {name: torch.from_numpy(np.ascontiguousarray(array)).to(images.device) for name, array in given.items()}
         for layer, name in self._box.layers:
             self.get_submodule(layer)(told[name].float())
@@ -165,6 +179,20 @@ def read(path: Path) -> bytes:
         raise UnusableWeights(f"There is no weights file {path}.", hint="Check the path.", pointer="/teacher/weights")
     weights_onnx.require_size(path.stat().st_size)
     return path.read_bytes()
+
+
+def told_preprocessing(graph: Graph) -> Preprocessing | None:
+    """What a graph that a job delivered tells of the images it expects; None of any other."""
+    try:
+        return Preprocessing.model_validate_json(graph.told[_PREPROCESSING])
+    except (KeyError, ValueError):
+        return None
+
+
+def told_outputs(graph: Graph) -> Literal["auto", "logits", "probabilities"]:
+    """Likewise, what its answers are."""
+    told = graph.told.get(_OUTPUTS)
+    return "probabilities" if told == "probabilities" else "logits" if told == "logits" else "auto"
 
 
 def log_probabilities(values: Tensor) -> Tensor:
@@ -320,8 +348,8 @@ def _shapes(tried: Mapping[str, NDArray[Any]]) -> str:
     return ", ".join(f"'{name}' {list(array.shape)}" for name, array in tried.items())
 
 
-def opened(content: bytes, *, cuda: bool) -> Any:
-    """An ONNX Runtime session from bytes, with as many threads as PyTorch has.
+def opened(content: bytes, *, cuda: bool, threads: int = 0) -> Any:
+    """An ONNX Runtime session from bytes; 0 `threads` are as many as PyTorch has.
 
     Raises:
         UnusableWeights: ONNX Runtime refuses the graph.
@@ -332,7 +360,7 @@ def opened(content: bytes, *, cuda: bool) -> Any:
     except ImportError:
         raise MissingDependency("onnxruntime is not installed.", hint="pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -64,12 +64,25 @@ class Fitting:
                 _require(pair.student, self.student, "student")
                 _require(pair.teacher, self.teacher, "teacher")
             return wanted
+        self._require_seen(wanted)
         if wanted == "embedding":
             return (LayerPair(student=EMBEDDING, teacher=EMBEDDING),)
         every = tuple(paired(self.student, self.teacher))
         if wanted == "auto":
             return every
         return (every[(len(every) - 1) // 2 if wanted == "middle" else -1],)
+
+    def _require_seen(self, wanted: str) -> None:
+        """A black box shows only what it gives out: pairs by a rule need stages, or an embedding, on both sides."""
+        if self.teacher.stages if wanted != "embedding" else EMBEDDING in self.teacher.features:
+            return
+        shown = ", ".join(self.teacher.features)
+        raise InvalidRequest(
+            "The teacher is a black box, and shows no such layers to learn from.",
+            hint=f"Name the pairs, with one of its outputs as the teacher's layer: {shown}."
+            if shown
+            else "Leave out the terms that read layers, or export the teacher with more outputs.",
+        )
 
     def shapes(self, pair: LayerPair) -> tuple[Feature, Feature]:
         """What student and teacher give at the two layers of a pair.
@@ -82,7 +95,7 @@ class Fitting:
 
 def _feature(network: Surveyed, layer: str, *, of: str) -> Feature:
     if layer not in network.features:
-        known = ", ".join(network.features)
+        known = ", ".join(network.features) or "none: it is a black box"
         raise InvalidRequest(f"The {of} was not asked for a layer '{layer}'.", hint=f"It was asked for {known}.")
     return network.features[layer]
 
@@ -90,19 +103,29 @@ def _feature(network: Surveyed, layer: str, *, of: str) -> Feature:
 def _require(layer: str, seen: Surveyed, whose: str) -> None:
     if layer not in seen.features:
         raise InvalidRequest(
-            f"There is no layer '{layer}' of the {whose} to read.", hint=f"There are {', '.join(seen.features)}."
+            f"There is no layer '{layer}' of the {whose} to read.",
+            hint=f"There are {', '.join(seen.features) or 'none: it is a black box that shows no layers'}.",
         )
 
 
-def survey(network: nn.Module, images: Tensor, *, stages: Sequence[str], layers: Sequence[str] = ()) -> Surveyed:
+def survey(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    stages: Sequence[str],
+    layers: Sequence[str] = (),
+    embedding: bool = True,
+) -> Surveyed:
     """Look at the stages, the embedding and `layers` of a network while it reads `images`, float32 [B, C, H, W].
+
+    Without `embedding` it is left out, as of a black box, whose last linear layer nobody sees.
 
     The network is asked in evaluation mode and left as it was.
 
     Raises:
         InvalidRequest: it has no such layer, or a layer gives nothing that can be read as a square map.
     """
-    names = tuple(dict.fromkeys((*stages, EMBEDDING, *layers)))
+    names = tuple(dict.fromkeys((*stages, *((EMBEDDING,) if embedding else ()), *layers)))
     with evaluating(network), torch.no_grad():
         found = tapped(network, images, names).features
     features = {}

@@ -20,14 +20,13 @@ from distillery.report import (
 )
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, SelfDistillationMethod
+from engine import black_boxes, evaluate
 from engine import environment as machine
-from engine import evaluate
 from engine.data.dataset import Dataset
 from engine.data.sealed import SealedSplit
 from engine.figures import percent, points
 from engine.loop import Trained
 from engine.report_roles import role_name
-from models import count
 
 CURVE_POINTS = 500
 """Most points of a curve that are kept; enough for a plot, and the report stays small."""
@@ -142,8 +141,8 @@ def _quality(role: str, candidate: Candidate, *, teacher_logits: Tensor | None, 
         agreement=agreement,
         kl_to_teacher=kl,
         per_class=scores.per_class,
-        parameters=count.parameters(candidate.network),
-        macs=count.multiply_adds(candidate.network, channels=dataset.channels, image_size=dataset.image_size),
+        parameters=black_boxes.parameters(candidate.network),
+        macs=black_boxes.multiply_adds(candidate.network, channels=dataset.channels, image_size=dataset.image_size),
         file_bytes=candidate.file_bytes,
         train_seconds=0.0 if trained is None else trained.seconds,
         images_per_second=None if trained is None else trained.images_per_second,

@@ -16,7 +16,7 @@ class ExitRow:
     name: str
     stage: str
     quality: Quality
-    macs_share: float
+    macs_share: float | None
     """Of the multiply-adds of the whole student."""
 
 
@@ -27,11 +27,15 @@ def exit_rows(report: Report) -> list[ExitRow]:
         return []
     whole = quality["student"]
     rows = [
-        ExitRow(role_name(each.role), each.stage, quality[each.role], quality[each.role].macs / whole.macs)
+        ExitRow(role_name(each.role), each.stage, quality[each.role], _share(quality[each.role].macs, whole.macs))
         for each in report.exits
         if each.role in quality
     ]
     return [*rows, ExitRow("Whole student", "", whole, 1.0)]
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def exit_speeds(report: Report) -> list[tuple[str, LatencyComparison]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distillery.errors import MissingDependency, UnknownName
 from distillery.spec.frozen import nearest
+from engine.black_box import OnnxNetwork
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -140,6 +141,26 @@ class OnnxSession:
         return np.asarray(self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images.numpy())})[0])
 
 
+class BlackBoxSession:
+    """An ONNX graph from elsewhere, on images that are laid out as it reads them before they are timed."""
+
+    def __init__(self, network: OnnxNetwork, *, device: torch.device, threads: int) -> None:
+        self._network = network
+        self._run = network.alone(cuda=device.type == "cuda", threads=threads)
+        self._arrays: list[NDArray[Any]] = []
+
+    def feed(self, batches: Sequence[Tensor]) -> None:
+        self._arrays = [self._network.expected(batch) for batch in batches]
+
+    def call(self, index: int) -> float | None:
+        self._run(self._arrays[index % len(self._arrays)])
+        return None
+
+    def logits(self, images: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(self._network(images).float().cpu().numpy())
+
+
 def _inference_session(onnx: Path, *, cuda: bool, threads: int) -> Any:
     import onnxruntime
 
@@ -170,11 +191,15 @@ class OnnxRuntime:
             return "the installed onnxruntime has no CUDA provider (onnxruntime-gpu has)"
         return ""
 
-    def load(self, network: nn.Module, *, onnx: Path | None, device: torch.device, threads: int) -> OnnxSession:
+    def load(
+        self, network: nn.Module, *, onnx: Path | None, device: torch.device, threads: int
+    ) -> OnnxSession | BlackBoxSession:
         """
         Raises:
             MissingDependency: onnxruntime is not installed, or cannot run on `device`.
         """
+        if isinstance(network, OnnxNetwork):
+            return BlackBoxSession(network, device=device, threads=threads)
         if onnx is None:
             raise ValueError("ONNX Runtime runs an exported file, so the caller exports the network before loading it.")
         if reason := self.absent_on(device):

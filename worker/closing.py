@@ -7,9 +7,12 @@ from typing import Literal
 
 import yaml
 
+from distillery.errors import InvalidRequest
 from distillery.report import EarlyExit, LatencyReport, Report
 from distillery.spec import LatencySpec
-from engine import report, report_page
+from engine import black_boxes, report, report_page
+from engine.answers_table import AnswersTable
+from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of, written_whole
 from engine.data.views import ordered
 from engine.export import check_onnx, export_onnx
@@ -32,8 +35,7 @@ def close(ready: Ready, cast: Cast, *, journal: Journal) -> None:
     """Deliver every artifact of the study and tell that it is finished."""
     journal.enter("evaluating")
     parts = collect(ready, cast, journal=journal)
-    for role, part in parts.items():
-        part.file = _save_weights(ready, role, part, journal=journal)
+    _save_all(ready, parts, journal=journal)
     candidates = {role: part.candidate(ready) for role, part in parts.items()}
     spread = over_seeds(ready, journal=journal)
     journal.enter("exporting")
@@ -59,10 +61,35 @@ def close(ready: Ready, cast: Cast, *, journal: Journal) -> None:
     _finish(ready, parts, told, journal=journal)
 
 
+def _save_all(ready: Ready, parts: Mapping[str, Part], *, journal: Journal) -> None:
+    """Every network in a file of its own; several teachers of which one is a black box have none in common."""
+    for role, part in parts.items():
+        network = part.known.network
+        if len(black_boxes.members(network)) == 1 or not black_boxes.is_opaque(network):
+            part.file = _save_weights(ready, role, part, journal=journal)
+    for part in parts.values():
+        if part.file is None:
+            own = (each.file for role, each in parts.items() if role.startswith("teacher") and each.file)
+            part.file_bytes = sum(file.stat().st_size for file in own)
+
+
 def _save_weights(ready: Ready, role: str, part: Part, *, journal: Journal) -> Path:
+    network = part.known.network
+    if isinstance(network, OnnxNetwork):
+        return _save_as(journal, f"{role}.onnx", network.described())
+    if isinstance(network, AnswersTable):
+        return _save_as(journal, f"{role}-table.npz", network.content())
     path = journal.out / f"{role}.safetensors"
     save_safetensors(part.known.network, path, metadata=part.facts(ready))
     journal.deliver(path, media_type="application/vnd.safetensors")
+    return path
+
+
+def _save_as(journal: Journal, name: str, content: bytes) -> Path:
+    """A black box, as it came."""
+    path = journal.out / name
+    _write(path, content)
+    journal.deliver(path, media_type="application/octet-stream")
     return path
 
 
@@ -109,7 +136,8 @@ def _measure(
         return None, tuple(EarlyExit(role=role, stage=part.stage, latency=None) for role, part in exits.items())
     journal.enter("measuring")
     if "teacher" in parts:
-        latency = _timed(ready, parts, ("teacher", "student"), spec=asked, onnx=onnx, journal=journal)
+        latency = _against_teacher(ready, parts, spec=asked, onnx=onnx, journal=journal)
+    if latency is not None:
         _write(journal.out / "latency.json", latency.model_dump_json(indent=2).encode())
         journal.deliver(journal.out / "latency.json", media_type="application/json")
     told = []
@@ -117,6 +145,24 @@ def _measure(
         measured = _timed(ready, parts, ("student", role), spec=asked, onnx=onnx, journal=journal)
         told.append(EarlyExit(role=role, stage=part.stage, latency=measured))
     return latency, tuple(told)
+
+
+def _against_teacher(
+    ready: Ready, parts: Mapping[str, Part], *, spec: LatencySpec, onnx: Mapping[str, Path], journal: Journal
+) -> LatencyReport | None:
+    """Student against teacher. Where the teacher is a black box that cannot be timed, that is told as a warning."""
+    pair = ("teacher", "student")
+    if not black_boxes.is_opaque(parts["teacher"].known.network):
+        return _timed(ready, parts, pair, spec=spec, onnx=onnx, journal=journal)
+    try:
+        measured = _timed(ready, parts, pair, spec=spec, onnx=onnx, journal=journal)
+    except InvalidRequest as impossible:
+        journal.warn(impossible.detail)
+        return None
+    for note in measured.notes:
+        if note.startswith("Not measured"):
+            journal.warn(note)
+    return measured
 
 
 def _timed(
@@ -143,7 +189,7 @@ def _timed(
         dataset=ready.dataset,
         spec=spec,
         repeat_with=repeat_command(
-            job="reproduce.yaml", teacher=f"{pair[0]}.safetensors", student=f"{pair[1]}.safetensors"
+            job="reproduce.yaml", teacher=_file_name(parts, pair[0]), student=_file_name(parts, pair[1])
         ),
         samples_file=samples,
         on_block=leave_when_asked,
@@ -153,7 +199,12 @@ def _timed(
 
 
 def _contestant(part: Part, onnx: Path | None) -> Contestant:
-    return Contestant(part.known.network, weights=part.saved, onnx=onnx)
+    return Contestant(part.known.network, weights=part.file or Path(), onnx=onnx)
+
+
+def _file_name(parts: Mapping[str, Part], role: str) -> str:
+    file = parts[role].file
+    return file.name if file else ""
 
 
 def _finish(ready: Ready, parts: Mapping[str, Part], told: Report, *, journal: Journal) -> None:

@@ -9,7 +9,9 @@ from distillery.errors import InvalidRequest
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OnlineMethod, SelfDistillationMethod
 from distillery.spec.objectives import AnyTerm, CrossEntropyTerm
-from distillery.spec.teacher import TeacherEnsemble
+from distillery.spec.teacher import BLACK_BOXES, TeacherEnsemble
+from engine.answers_table import AnswersTable
+from engine.black_box import OnnxNetwork
 from engine.exits import WithExits
 from engine.fitting import Fitting, Surveyed, survey
 from engine.lesson import Lesson
@@ -101,6 +103,13 @@ def _online(ready: Ready, method: OnlineMethod, *, run: int) -> Online:
 
 
 def _data_free(ready: Ready, method: DataFreeMethod, teachers: Sequence[Known], *, run: int) -> DataFree:
+    for place, teacher in enumerate(teachers):
+        if teacher.architecture in BLACK_BOXES:
+            raise InvalidRequest(
+                "A data-free job makes images by following the gradient of its teacher, and a black box has none.",
+                hint="Use a teacher whose weights are safetensors, or a job with data.",
+                pointer=ready.spec.teacher_pointers[place],
+            )
     data, known = (
         ready.dataset,
         Known(ready.spec.student.architecture, fresh(ready, ready.spec.student.architecture, run=run)),
@@ -145,9 +154,14 @@ def _fittings(ready: Ready, student: Known, teachers: Sequence[Known]) -> list[F
 
 
 def _surveyed(ready: Ready, known: Known, layers: Sequence[str]) -> Surveyed:
-    stages = catalog.find(known.architecture).stages
+    network = known.network
+    if isinstance(network, AnswersTable):
+        return Surveyed({}, ())
     try:
-        return survey(known.network, samples(ready), stages=stages, layers=layers)
+        if isinstance(network, OnnxNetwork):
+            shown = [each for each in network.layers if each not in network.maps]
+            return survey(network, samples(ready), stages=network.maps, layers=[*shown, *layers], embedding=False)
+        return survey(network, samples(ready), stages=catalog.find(known.architecture).stages, layers=layers)
     except InvalidRequest as error:
         error.detail = f"{known.architecture}: {error.detail}"
         error.pointer = error.pointer or _place_of(ready.spec.method.terms)

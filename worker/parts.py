@@ -48,6 +48,8 @@ class Part:
     teaches: bool = False
     """Whether it was made here to teach, and is worth keeping as a model."""
     file: Path | None = None
+    file_bytes: int = 0
+    """Of several teachers of which one is a black box, those of their own files: they have none in common."""
 
     @property
     def saved(self) -> Path:
@@ -63,7 +65,7 @@ class Part:
             network=self.known.network,
             logits=answers(ready, self.known.network),
             last_logits=None if self.last is None else answers(ready, self.last),
-            file_bytes=self.saved.stat().st_size,
+            file_bytes=self.file_bytes if self.file is None else self.saved.stat().st_size,
             trained=self.trained,
             run=self.run,
         )

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
@@ -16,6 +15,7 @@ from engine.answers_table import AnswersTable, read_table
 from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of
 from engine.data.dataset import Dataset
+from engine.intake import weights_onnx
 from engine.weights import load_safetensors, load_state, read_metadata, torchvision_weights
 from models import build
 
@@ -162,19 +162,17 @@ def _onnx(spec: TeacherSpec, path: Path, *, dataset: Dataset, facts: ModelFacts 
     content = black_box.read(path)
     classes = facts.classes if facts else None
     require_classes(classes, dataset)
-    expects = facts.preprocessing if facts else spec.preprocessing
+    graph = weights_onnx.check(content)
+    expects = facts.preprocessing if facts else spec.preprocessing or black_box.told_preprocessing(graph)
+    outputs = facts.outputs if facts else black_box.told_outputs(graph)
     if expects is None:
         raise InvalidRequest(
             f"{path.name} is an ONNX graph, which does not tell what it expects of an image.",
             hint="Say it in teacher.preprocessing: image_size, channels, mean, std, scale, layout.",
             pointer="/teacher/preprocessing",
         )
-    made = OnnxNetwork(content, preprocessing=expects, classes=len(dataset.classes), outputs=_outputs(facts))
+    made = OnnxNetwork(content, preprocessing=expects, classes=len(dataset.classes), outputs=outputs)
     return LoadedTeacher("onnx", made.sha256, classes, None, None, _recorded(facts), _fitter(made))
-
-
-def _outputs(facts: ModelFacts | None) -> Literal["auto", "logits", "probabilities"]:
-    return facts.outputs if facts else "auto"
 
 
 def _fitter(made: OnnxNetwork) -> Callable[[Dataset], nn.Module]:
@@ -187,7 +185,7 @@ def _fitter(made: OnnxNetwork) -> Callable[[Dataset], nn.Module]:
 def _table(path: Path, *, dataset: Dataset, facts: ModelFacts | None) -> LoadedTeacher:
     classes = facts.classes if facts else None
     require_classes(classes, dataset)
-    table = read_table(path, classes=len(dataset.classes), outputs=_outputs(facts))
+    table = read_table(path, classes=len(dataset.classes), outputs=facts.outputs if facts else "auto")
 
     def fitted(data: Dataset) -> AnswersTable:
         table.require(data)

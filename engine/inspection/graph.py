@@ -6,12 +6,13 @@ import torch
 
 from distillery.errors import InvalidRequest
 from distillery.views import Measured, ModelFacts
-from engine.black_box import OnnxNetwork, looks_like, read
+from engine.black_box import OnnxNetwork, looks_like, read, told_preprocessing
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.views import Normalisation
 from engine.inspection.measure import measured
 from engine.inspection.subject import Inspected, Subject
+from engine.intake import weights_onnx
 
 FILE = "model.onnx"
 _MEDIA_TYPE = "application/octet-stream"
@@ -32,7 +33,8 @@ def inspect(subject: Subject) -> Inspected:
     """
     content = read(subject.path)
     said = subject.said
-    if said.preprocessing is None:
+    expects = said.preprocessing or told_preprocessing(weights_onnx.check(content))
+    if expects is None:
         raise InvalidRequest(
             f"{subject.named} is an ONNX graph, which does not tell what it expects of an image.",
             hint="Give its preprocessing: image_size, channels, mean, std, scale, layout, channel_order.",
@@ -41,7 +43,7 @@ def inspect(subject: Subject) -> Inspected:
     count = len(said.classes) if said.classes is not None else None
     if count is None and subject.dataset is not None:
         count = len(subject.dataset.classes)
-    network = OnnxNetwork(content, preprocessing=said.preprocessing, classes=count, outputs=said.outputs)
+    network = OnnxNetwork(content, preprocessing=expects, classes=count, outputs=said.outputs)
     told = network.graph.class_names
     classes = subject.named_classes(network.classes, told=told if len(told) == network.classes else None)
     accuracy = _measured(network, subject)
@@ -51,7 +53,7 @@ def inspect(subject: Subject) -> Inspected:
         format="onnx",
         architecture="onnx",
         classes=classes,
-        preprocessing=said.preprocessing,
+        preprocessing=expects,
         outputs=network.outputs,
         batch=network.graph.batch,
         layers=network.layers,

@@ -9,7 +9,7 @@ from distillery.errors import InvalidRequest, UnusableWeights
 from distillery.spec.preprocessing import Preprocessing
 from distillery.views import Measured, ModelFacts
 from engine.answers_table import AnswersTable
-from engine.checkpoint import sha256_of
+from engine.checkpoint import written_whole
 from engine.data.packed import Packed
 from engine.inspection.measure import measured
 from engine.inspection.subject import Inspected, Subject
@@ -35,7 +35,9 @@ def inspect(subject: Subject) -> Inspected:
     made = AnswersTable(table, classes=count, outputs=outputs)
     accuracy = _measured(made, subject)
     path = subject.out / FILE
-    answers.write(table, path)
+    content = answers.packed(table)
+    with written_whole(path, expected_bytes=len(content)) as writer:
+        writer.write(content)
     if outputs == "auto":
         notes = (*notes, f"Its answers were taken for {made.outputs}.")
     facts = ModelFacts(
@@ -48,8 +50,8 @@ def inspect(subject: Subject) -> Inspected:
         measured=accuracy,
         notes=notes,
         file=FILE,
-        sha256=sha256_of(path),
-        size_bytes=path.stat().st_size,
+        sha256=writer.sha256,
+        size_bytes=writer.size_bytes,
     )
     return Inspected(facts, path, _MEDIA_TYPE)
 

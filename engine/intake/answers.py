@@ -4,6 +4,7 @@
 the `indices` and `values` [N, k] of the top k.
 """
 
+import io
 import math
 import zipfile
 from collections.abc import Mapping
@@ -83,18 +84,20 @@ def read(path: Path) -> Answers:
         raise _unusable(f"it is damaged ({str(error)[:150]})") from None
 
 
-def write(table: Answers, path: Path) -> None:
-    """Write a table as npz, with numbers for ids; equal tables give equal bytes."""
+def packed(table: Answers) -> bytes:
+    """A table as npz, with numbers for ids; equal tables give equal bytes."""
     arrays: dict[str, NDArray[Any]] = {"ids": table.ids}
     if table.indices is None:
         arrays[table.kind] = table.values
     else:
         arrays |= {"indices": table.indices.astype(np.int32), "values": table.values}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             with archive.open(member, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _of_npz(path: Path) -> dict[str, NDArray[Any]]:

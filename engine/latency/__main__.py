@@ -16,10 +16,13 @@ from distillery.report import LatencyReport, Percentile
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
+from engine import black_box
+from engine.black_box import OnnxNetwork
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.delivered import network_of
+from engine.intake import weights_onnx
 from engine.latency.compare import Contestant, compare, repeat_command
 from engine.weights import read_metadata
 
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine.latency", description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="the resolved spec of the job, JSON or YAML")
-    parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights (.safetensors)")
+    parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights (.safetensors or .onnx)")
     parser.add_argument("--student", type=Path, required=True, help="the student's weights (.safetensors)")
     parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and latency_samples.csv")
     parser.add_argument("--threads", type=int, help="CPU threads, in place of the spec's")
@@ -120,7 +123,23 @@ def _normalised_as(weights: Path, dataset: Dataset) -> Dataset:
 
 
 def _contestant(weights: Path, said: TeacherSpec | StudentSpec, *, dataset: Dataset) -> Contestant:
+    if weights.suffix == ".onnx":
+        return Contestant(network=_black_box(weights, said, dataset=dataset), weights=weights)
     return Contestant(network=network_of(weights, dataset=dataset, otherwise=said.architecture), weights=weights)
+
+
+def _black_box(weights: Path, said: TeacherSpec | StudentSpec, *, dataset: Dataset) -> OnnxNetwork:
+    content = black_box.read(weights)
+    graph = weights_onnx.check(content)
+    expects = getattr(said, "preprocessing", None) or black_box.told_preprocessing(graph)
+    if expects is None:
+        raise InvalidRequest(
+            f"{weights.name} does not tell what it expects of an image.", hint="Give the file that the job delivered."
+        )
+    made = OnnxNetwork(
+        content, preprocessing=expects, classes=len(dataset.classes), outputs=black_box.told_outputs(graph)
+    )
+    return made.fitted(mean=dataset.mean, std=dataset.std, image_size=dataset.image_size, channels=dataset.channels)
 
 
 def table(report: LatencyReport) -> Iterator[str]:

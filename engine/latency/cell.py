@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distillery.report import Estimated, LatencyComparison, LatencyRow
 from engine import intervals
+from engine.black_box import OnnxNetwork
 from engine.environment import ProcessorTime, others_busy
 from engine.export import TOLERANCE, difference
 from engine.latency.memory import peak_growth
@@ -50,13 +51,14 @@ class Subject:
     network: nn.Module
     weights: Path
     onnx: Path | None
-    parameters: int
-    macs: int
+    parameters: int | None
+    macs: int | None
     eager: NDArray[np.float32]
 
     def file_for(self, runtime: Runtime) -> Path | None:
         """The file that `runtime` loads."""
-        return self.onnx if runtime.needs_onnx else self.weights
+        black_box = isinstance(self.network, OnnxNetwork)
+        return self.onnx if runtime.needs_onnx and not black_box else self.weights
 
 
 @dataclass(frozen=True, eq=False)

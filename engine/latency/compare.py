@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from distillery.errors import InvalidRequest
 from distillery.report import LatencyReport
 from distillery.spec import LatencySpec
-from engine import environment, runtimes
+from engine import black_boxes, environment, runtimes
+from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of
 from engine.data.dataset import Dataset
 from engine.export import check_onnx, export_onnx
 from engine.latency.cell import Cell, Setting, Subject, measure
 from engine.latency.samples import QualityImages, batches, write_csv
-from models import count
 
 PROTOCOL = "distillery-latency/1"
 BUDGET_SECONDS = 60.0
@@ -35,9 +35,15 @@ NOTES = (
 )
 
 
+_NO_TIME = (
+    "The latency was not measured: the teacher is, or holds, a table of answers or several ONNX graphs, whose time "
+    "would say nothing."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A network to be timed and the safetensors file of its weights. `onnx` is its export, where there is one."""
+    """A network to be timed and the file of its weights. `onnx` is its export, where there is one."""
 
     network: nn.Module
     weights: Path
@@ -62,9 +68,11 @@ def compare(
 
     Raises:
         ExportMismatch: an export does not give its network's answers.
-        InvalidRequest: nothing of what was asked for can be measured here.
+        InvalidRequest: the teacher holds a table of answers, or nothing of what was asked for can be measured here.
         StorageFull: no space is left for an export or for the raw times.
     """
+    if black_boxes.holds_table(teacher.network) or _merges_graphs(teacher.network):
+        raise InvalidRequest(_NO_TIME, pointer="/latency")
     with tempfile.TemporaryDirectory(prefix="distillery-latency-") as folder, _cpu_threads(spec.threads):
         quality = QualityImages.of(dataset, slowest=teacher.network)
         pair = (
@@ -72,6 +80,9 @@ def compare(
             _subject("student", student, dataset=dataset, quality=quality),
         )
         cells, notes = planned(spec)
+        if black_boxes.is_opaque(teacher.network):
+            cells, left_out = _for_graph(cells)
+            notes += left_out
         if any(cell.runtime.needs_onnx for cell in cells):
             pair, cells, impossible = _exported(
                 pair, cells, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
@@ -116,6 +127,10 @@ def repeat_command(*, job: str, teacher: str, student: str, threads: int | None 
     return shlex.join([*words, "--out", "latency"])
 
 
+def _merges_graphs(network: nn.Module) -> bool:
+    return black_boxes.holds_graph(network) and len(black_boxes.members(network)) > 1
+
+
 @contextmanager
 def _cpu_threads(count: int) -> Iterator[None]:
     """PyTorch's CPU threads for as long as the block lasts."""
@@ -141,6 +156,14 @@ def planned(spec: LatencySpec) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     return tuple(cells), tuple(notes)
 
 
+def _for_graph(cells: tuple[Cell, ...]) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """What of it an ONNX graph can be measured in: both sides run in the same runtime, and it runs in no other."""
+    kept = tuple(cell for cell in cells if cell.runtime.needs_onnx)
+    names = sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept})
+    why = "because the teacher is an ONNX graph, and both sides are timed in one runtime"
+    return kept, tuple(f"Not measured: {name}, {why}." for name in names)
+
+
 def _resolved(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,8 +180,8 @@ def _subject(
         network=network,
         weights=contestant.weights,
         onnx=contestant.onnx,
-        parameters=count.parameters(network),
-        macs=count.multiply_adds(network, channels=dataset.channels, image_size=dataset.image_size),
+        parameters=black_boxes.parameters(network),
+        macs=black_boxes.multiply_adds(network, channels=dataset.channels, image_size=dataset.image_size),
         eager=quality.answers(eager),
     )
 
@@ -169,6 +192,8 @@ def _exported(
     """Give both subjects a checked ONNX file; where a network cannot be exported, leave out the cells that need one."""
 
     def with_onnx(subject: Subject) -> Subject:
+        if isinstance(subject.network, OnnxNetwork):
+            return subject
         path = subject.onnx
         if path is None:
             path = folder / f"{subject.model}.onnx"
