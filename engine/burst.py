@@ -4,6 +4,8 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ _WAITED_FOR = 8
 _STOP_SECONDS = 10.0
 _FEWEST_ASKED, _MOST_ASKED = 4, 256
 _ASKING_SECONDS = 0.1
+_ASKED_TIMES = 2
+"""The quicker of which counts."""
 
 
 class _Enough(Exception):
@@ -42,7 +46,7 @@ class Pace:
     """What a burst told of a run."""
 
     step_seconds: float
-    """Mean of the steps that count."""
+    """Median of the steps that count: a step that had to wait for another process says nothing."""
     opening_seconds: float
     """What the first step took beyond that."""
     steps: int
@@ -105,7 +109,7 @@ def seconds_per_image(network: nn.Module, look: Split, *, dataset: Dataset) -> f
     _ask(network, few, dataset=dataset)
     seconds = _ask(network, few, dataset=dataset) / len(few)
     some = _first(look, max(_FEWEST_ASKED, min(_MOST_ASKED, int(_ASKING_SECONDS / max(seconds, 1e-9)))))
-    return _ask(network, some, dataset=dataset) / len(some)
+    return min(_ask(network, some, dataset=dataset) for _ in range(_ASKED_TIMES)) / len(some)
 
 
 def _first(look: Split, count: int) -> Split:
@@ -139,8 +143,9 @@ class _Watch:
         """Seconds of a step, and what the first one took beyond that."""
         if not self._marks:
             return time.perf_counter() - self._began, 0.0
-        (_, first), (done, last) = self._marks[0], self._marks[-1]
-        step = (last - first) / (done - 1) if done > 1 else first
+        first = self._marks[0][1]
+        steps = [(at - before) / (done - earlier) for (earlier, before), (done, at) in pairwise(self._marks)]
+        step = median(steps) if steps else first
         return step, max(0.0, first - step)
 
     def stop_requested(self) -> bool:

@@ -3,6 +3,7 @@
 Every figure is of the same few validation images, drawn alike each time.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from distillery.spec.preprocessing import Preprocessing
 from engine import preflight
 from engine.data.dataset import Dataset, Split
 from engine.data.views import Batch
-from engine.evaluate import accuracy, answer, evaluating, wilson
+from engine.evaluate import answer, evaluating, paired_gain, wilson
 
 SAMPLE_IMAGES = 512
 _FEWEST_IMAGES = 64
@@ -28,11 +29,10 @@ _TIMED_IMAGES = 8
 _PORTION = 64
 FAR_BELOW = 0.02
 """Below the recorded accuracy, beyond what the choice of images explains."""
-_AS_GOOD = 0.01
-"""Two readings this close are told apart by nothing; the one that is more usual is named."""
 _IMAGES_OF_A_CLASS = 4
 """On average, in each half of the sample, for an order of the classes to be looked for."""
 _NAMED_CLASSES = 20
+_COLOURS = 3
 _GUESSED = 0.5
 """A teacher without a record is suspected when it gets not even this far from the floor to 1."""
 
@@ -74,6 +74,8 @@ class Finding:
 
     cause: Cause
     accuracy: float
+    gain: Estimated
+    """In accuracy on the same images, with its interval."""
     told: str
     mend: str
 
@@ -192,40 +194,60 @@ def _likely(
     dataset: Dataset,
     measured: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Finding | None:
-    """What brings the accuracy clearly back; of several things that do, the most usual of the best."""
-    before = _wilson(logits, split)
+    """What brings the accuracy clearly back; of several that do so equally well, the most usual."""
+    trial = _Trial(suspect, split, logits.argmax(1) == split.labels.cpu())
     order = _class_order(logits, split, classes=dataset.classes)
     found = [order] if order else []
     if suspect.reads_images:
-        found += _readings(suspect, split, measured=measured, bgr=False)
-        found += _sizes(suspect, split, image_size=dataset.image_size)
-        if dataset.channels == 3:
-            found += _readings(suspect, split, measured=measured, bgr=True)
-    clear = [each for each in found if _clearly_better(each.accuracy, before, images=len(split))]
+        found += _readings(trial, measured=measured)
+        found += _sizes(trial, image_size=dataset.image_size)
+    if not (clear := [each for each in found if each.gain.low > 0]) and _coloured(trial):
+        clear = [each for each in _readings(trial, measured=measured, bgr=True) if each.gain.low > 0]
     best = max((each.accuracy for each in clear), default=0.0)
-    return next((each for each in clear if each.accuracy >= best - _AS_GOOD), None)
+    enough = wilson(round(best * len(split)), total=len(split)).low
+    return next((each for each in clear if each.accuracy >= enough), None)
 
 
-def _clearly_better(accuracy: float, before: Estimated, *, images: int) -> bool:
-    return wilson(round(accuracy * images), total=images).low > before.high
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A teacher, the images it is asked about, and which of them it gets right as it is, bool [N]."""
+
+    suspect: Suspect
+    split: Split
+    before: Tensor
+
+    def finding(self, cause: Cause, read: Ask, *, how: str, mend: str) -> Finding:
+        """What comes of reading the images otherwise."""
+        correct = _asked(self.suspect, self.split, read).argmax(1) == self.split.labels.cpu()
+        return _finding(cause, correct, before=self.before, how=how, mend=mend)
+
+
+def _finding(cause: Cause, correct: Tensor, *, before: Tensor, how: str, mend: str) -> Finding:
+    right = float(correct.double().mean())
+    return Finding(cause, right, paired_gain(correct, before), f"{how} it answers {right:.0%} right.", mend)
+
+
+def _coloured(trial: _Trial) -> bool:
+    return trial.suspect.reads_images and trial.split.images.shape[1] == _COLOURS
 
 
 def _readings(
-    suspect: Suspect, split: Split, *, measured: tuple[tuple[float, ...], tuple[float, ...]], bgr: bool
+    trial: _Trial, *, measured: tuple[tuple[float, ...], tuple[float, ...]], bgr: bool = False
 ) -> Iterator[Finding]:
-    """Every usual normalisation other than the one in use; with `bgr` that one too, and the channels turned round."""
-    channels = split.images.shape[1]
-    in_use = _in_use(suspect)
-    tried = [("", *in_use)] if bgr else []
-    tried += [(told, _spread(mean, channels), _spread(std, channels)) for told, mean, std in NORMALISATIONS]
+    """Every usual normalisation other than the one in use, and blue before red; with `bgr` both at once."""
+    suspect, channels = trial.suspect, trial.split.images.shape[1]
+    tried = [(told, _spread(mean, channels), _spread(std, channels)) for told, mean, std in NORMALISATIONS]
     tried.append(("with the data's own mean and deviation", *measured))
+    in_use = _in_use(suspect)
     for told, mean, std in tried:
-        if (mean, std) == in_use and told:
+        if (mean, std) == in_use:
             continue
         read = _reading(suspect, mean=mean, std=std)
-        right = _accuracy(suspect, split, _turned(read) if bgr else read)
-        how = " ".join(filter(None, ("as BGR", told))) if bgr else told
-        yield Finding("NORMALISATION", right, _told(f"Read {how}", right), _mend(mean, std, bgr=bgr))
+        read, how = (_turned(read), f"Read as BGR {told}") if bgr else (read, f"Read {told}")
+        yield trial.finding("NORMALISATION", read, how=how, mend=_mend(mean, std, bgr=bgr))
+    if not bgr and _coloured(trial):
+        read = _turned(_reading(suspect, mean=suspect.mean, std=suspect.std))
+        yield trial.finding("NORMALISATION", read, how="Read as BGR", mend=_mend(*in_use, bgr=True))
 
 
 def _in_use(suspect: Suspect) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -258,34 +280,23 @@ def _mend(mean: Sequence[float], std: Sequence[float], *, bgr: bool) -> str:
     )
 
 
-def _sizes(suspect: Suspect, split: Split, *, image_size: int) -> Iterator[Finding]:
+def _sizes(trial: _Trial, *, image_size: int) -> Iterator[Finding]:
     """The size that it was made for; a black box brings its images to that by itself."""
-    size = suspect.native_size
+    suspect, size = trial.suspect, trial.suspect.native_size
     if suspect.expects is not None or size is None or size == image_size:
         return
     read = _reading(suspect, mean=suspect.mean, std=suspect.std)
-    try:
-        right = _accuracy(suspect, split, lambda pixels: _resized(read(pixels), size=size))
-    except (RuntimeError, ValueError, AssertionError):  # it was built for one size alone
-        return
-    yield Finding(
-        "IMAGE_SIZE",
-        right,
-        _told(f"With images of {size}x{size} pixels in place of {image_size}x{image_size}", right),
-        f"Set 'image_size' of the dataset to {size}, or use a teacher for images of {image_size} pixels.",
-    )
+    with contextlib.suppress(RuntimeError, ValueError, AssertionError):  # it may be built for one size alone
+        yield trial.finding(
+            "IMAGE_SIZE",
+            lambda pixels: _resized(read(pixels), size=size),
+            how=f"With images of {size}x{size} pixels in place of {image_size}x{image_size}",
+            mend=f"Set 'image_size' of the dataset to {size}, or use a teacher for images of {image_size} pixels.",
+        )
 
 
 def _resized(values: Tensor, *, size: int) -> Tensor:
     return functional.interpolate(values, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _accuracy(suspect: Suspect, split: Split, read: Ask) -> float:
-    return accuracy(_asked(suspect, split, read), split.labels.cpu())
-
-
-def _told(how: str, right: float) -> str:
-    return f"{how} it answers {right:.0%} right."
 
 
 def _class_order(logits: Tensor, split: Split, *, classes: Sequence[str]) -> Finding | None:
@@ -299,13 +310,13 @@ def _class_order(logits: Tensor, split: Split, *, classes: Sequence[str]) -> Fin
     order = matched(answers[half], labels[half], classes=count)
     if order == tuple(range(count)):
         return None
-    right = float((torch.tensor(order)[answers[~half]] == labels[~half]).double().mean())
     named = _listed([classes[label] for label in order])
-    return Finding(
+    return _finding(
         "CLASS_ORDER",
-        right,
-        _told("With its classes in another order", right),
-        f"Its outputs seem to stand for {named}, in this order. Name its classes so, or reorder its last layer.",
+        torch.tensor(order)[answers[~half]] == labels[~half],
+        before=answers[~half] == labels[~half],
+        how="With its classes in another order",
+        mend=f"Its outputs seem to stand for {named}, in this order. Name its classes so, or reorder its last layer.",
     )
 
 

@@ -18,7 +18,7 @@ from worker.journal import Journal
 from worker.messages import Estimated
 from worker.ready import Ready
 
-TRAINING = (0.75, 1.5)
+TRAINING = (0.7, 1.8)
 """Of the time that the bursts promise, what training may take: machines are shared, and slow down when they are hot."""
 STARTING_SECONDS = (1.5, 10.0)
 """Loading the libraries, before anything can be timed."""
