@@ -13,10 +13,15 @@ from distillery.brought_flows import OnSent
 from distillery.calls import Call
 from distillery.connection import PAGE_SIZE, Connection, Spec
 from distillery.flows import Flow, exchange
-from distillery.spec.imports import DatasetImport, ModelImport
+from distillery.spec.imports import DatasetImport, ModelImport, parse_import
 from distillery.views import Dataset, Model, Page, Upload, Validation
 
 T = TypeVar("T")
+_PLACEHOLDER = (f"upl_{'0' * 26}",)
+
+
+def _with(ids: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {**asked, **({"uploads": list(ids)} if ids else {})}
 
 
 class Running(Protocol):
@@ -58,8 +63,9 @@ class Bringing:
         on_look: Callable[[Dataset], None] | None = None,
     ) -> Flow[Dataset]:
         """Send the files and have a data set made of them."""
+        parse_import(DatasetImport, _with(_PLACEHOLDER if files else (), asked))  # before anything is sent
         ids = yield from self.uploads(files, on_sent=on_sent)
-        spec = DatasetImport.model_validate({**asked, **({"uploads": ids} if ids else {})})
+        spec = parse_import(DatasetImport, _with(ids, asked))
         made = yield from flows.made(
             calls.add_dataset(spec), look=lambda id_, held: calls.dataset(id_, wait_seconds=held), what="The data set",
             server=self._service.server, patience=self._service.outage, on_look=on_look,
@@ -76,8 +82,9 @@ class Bringing:
     ) -> Flow[Model]:
         """Send the files and have a model made of them."""
         flows.refuse_foreign(files)
+        parse_import(ModelImport, _with(_PLACEHOLDER if files else (), asked))
         ids = yield from self.uploads(files, on_sent=on_sent)
-        spec = ModelImport.model_validate({**asked, **({"uploads": ids} if ids else {})})
+        spec = parse_import(ModelImport, _with(ids, asked))
         made = yield from flows.made(
             calls.add_model(spec), look=lambda id_, held: calls.model(id_, wait_seconds=held), what="The model",
             server=self._service.server, patience=self._service.outage, on_look=on_look,

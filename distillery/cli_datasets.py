@@ -53,7 +53,7 @@ def add(
     asked |= {"path": path} if path else {}
     asked |= {"short_side": short_side} if short_side else {}
     asked |= {"channels": 1} if grey else {}
-    asked = job_files.apply(asked, settings or ())
+    job_files.put(asked, settings or ())
     called = name or bringing.name_of(given, path=path)
     with client(server) as service, bringing.shown(console.stderr()) as show:
         made = service.datasets.add(*given, name=called, on_sent=show.sent, on_look=show.look, **asked)

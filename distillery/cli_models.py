@@ -60,7 +60,7 @@ def add(
             service, architecture=architecture, image_size=image_size, mean=mean, std=std
         ):
             asked["preprocessing"] = read
-        asked = job_files.apply(asked, settings or ())
+        job_files.put(asked, settings or ())
         made = service.add_model(*files, name=called, on_sent=show.sent, on_look=show.look, **asked)
     if as_json:
         return console.print_json(made)

@@ -3,7 +3,8 @@
 DistilleryError
 ├── InvalidRequest              what was sent cannot be accepted; the sender can mend it
 │   ├── InvalidSpec             a job spec with one or more bad fields
-│   │   └── InvalidWebhook      a webhook endpoint with a bad address, type or scope
+│   │   ├── InvalidWebhook      a webhook endpoint with a bad address, type or scope
+│   │   └── InvalidImport       a data set or model that is described with bad fields
 │   ├── UnreadableData          a data set that is missing, truncated or of a foreign format
 │   │   └── HostileFile         a file made, or damaged, so that reading it would do harm
 │   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
@@ -101,6 +102,13 @@ class InvalidWebhook(InvalidSpec):
 
     code = "INVALID_WEBHOOK"
     title = "The webhook has errors"
+
+
+class InvalidImport(InvalidSpec):
+    """A data set or model whose description has one or more bad fields, each named in `problems`."""
+
+    code = "INVALID_IMPORT"
+    title = "What is to be added is described with errors"
 
 
 class UnreadableData(InvalidRequest):

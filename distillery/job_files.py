@@ -128,11 +128,17 @@ def _document(source: str, *, what: str, hint: str) -> dict[str, Any]:
 
 def apply(document: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Put each `path=value` into the spec, in order; a path is dotted, with numbers for places in a list."""
+    given = put(document, settings)
+    _refuse_unknown(document, [path for path, _ in given])
+    return document
+
+
+def put(document: dict[str, Any], settings: Sequence[str]) -> list[tuple[str, Any]]:
+    """The same for any document, whose fields are judged elsewhere; gives each path with its value."""
     given = [_parsed(setting) for setting in settings]
     for path, value in given:
         _put(document, path, value)
-    _refuse_unknown(document, [path for path, _ in given])
-    return document
+    return given
 
 
 def _parsed(setting: str) -> tuple[str, Any]:

@@ -1,13 +1,15 @@
 """What a user brings along: files, data sets made from them, and networks that were trained elsewhere."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from distillery.errors import InvalidImport
 from distillery.spec.dataset import ClassName, DatasetSpec, Fraction
 from distillery.spec.frozen import Frozen
 from distillery.spec.job import Name
 from distillery.spec.preprocessing import Preprocessing
+from distillery.spec.problems import field_problems
 from distillery.spec.teacher import ArchitectureName
 
 MIB = 1 << 20
@@ -94,3 +96,18 @@ class ModelImport(_Brought):
     """Of ONNX and tables. `auto` takes rows that are all positive and add up to 1 for probabilities."""
     dataset: DatasetSpec | None = None
     """Measure its accuracy on the test split of this data."""
+
+
+T = TypeVar("T", DatasetImport, ModelImport)
+
+
+def parse_import(kind: type[T], sent: Any) -> T:
+    """Validate what is to be brought along.
+
+    Raises:
+        InvalidImport: with one problem, pointer and hint for each bad field.
+    """
+    try:
+        return kind.model_validate(sent)
+    except ValidationError as error:
+        raise InvalidImport(field_problems(error, sent)) from None
