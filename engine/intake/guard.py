@@ -1,0 +1,214 @@
+"""A child process in which a decoder may fail: little memory, no files, no network of ours, and an end.
+
+It is forked, so that it begins in a millisecond, and then keeps nothing of its parent but the one socket (and files
+that it is given to read). A child that dies or hangs costs the member that it was at, nothing else.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+from distillery.errors import UnreadableData
+
+_LENGTH = struct.Struct("<Q")
+_LARGEST_FRAME = 1 << 31
+_PDEATHSIG, _NO_NEW_PRIVILEGES, _DUMPABLE = 1, 38, 4
+CPU_SECONDS = 10.0
+"""For one member."""
+WALL_SECONDS = 60.0
+"""Without an answer; the CPU time ends a child that is busy, and this one that sleeps."""
+
+
+class ChildGone(Exception):
+    """The child died or was ended; the text says why, as the end of a sentence about what it read."""
+
+
+class Child:
+    """A forked process that runs `work(socket)` and is spoken to in frames.
+
+    Args:
+        memory_bytes: how much more address space it may take than it begins with.
+        data_bytes: how much of that may be written to; None for all.
+        threads: whether it may start threads.
+        keep: descriptors that stay open in it.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[socket.socket], None],
+        *,
+        memory_bytes: int,
+        data_bytes: int | None = None,
+        threads: bool = False,
+        keep: Sequence[int] = (),
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads, of which none holds a lock we need
+            self.pid = os.fork()
+        if self.pid == 0:
+            bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+            if not threads:
+                bounds[resource.RLIMIT_NPROC] = 0
+            address_space, data = _own_memory()
+            bounds[resource.RLIMIT_AS] = address_space + memory_bytes
+            if data_bytes is not None:
+                bounds[resource.RLIMIT_DATA] = data + data_bytes
+            _live(work, theirs, keep=(*keep, theirs.fileno()), parent=parent, bounds=bounds)
+        theirs.close()
+        ours.settimeout(WALL_SECONDS)
+        self._socket = ours
+        self._reaped: int | None = None
+
+    def send(self, content: bytes) -> None:
+        """Send one frame.
+
+        Raises:
+            ChildGone: nobody reads it.
+        """
+        try:
+            send(self._socket, content)
+        except OSError:
+            raise ChildGone(self._epitaph()) from None
+
+    def receive(self) -> bytearray:
+        """Take one frame.
+
+        Raises:
+            ChildGone: none came.
+        """
+        try:
+            return receive(self._socket)
+        except (OSError, EOFError):
+            raise ChildGone(self._epitaph()) from None
+
+    def close(self) -> None:
+        """End it at once, whatever it does."""
+        self._socket.close()
+        if self._reaped is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._reaped = os.waitpid(self.pid, 0)[1]
+
+    def _epitaph(self) -> str:
+        """End and bury it, and say how it died."""
+        found, status = os.waitpid(self.pid, os.WNOHANG) if self._reaped is None else (self.pid, self._reaped)
+        if not found:
+            with contextlib.suppress(OSError):
+                # It may be about to die: a closed socket is heard before the process is gone.
+                self._socket.settimeout(1.0)
+                self._socket.recv(1)
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+        if not found:
+            self.close()
+            return "took too long to read"
+        self._reaped = status
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
+            return f"took more than {CPU_SECONDS:.0f} seconds to read"
+        return "made its decoder crash"
+
+
+def send(channel: socket.socket, content: bytes) -> None:
+    """Write one frame: its length and its bytes."""
+    channel.sendall(_LENGTH.pack(len(content)))
+    channel.sendall(content)
+
+
+def receive(channel: socket.socket) -> bytearray:
+    """Read one frame.
+
+    Raises:
+        EOFError: the other side is gone.
+        UnreadableData: it is longer than any that we send.
+    """
+    length = _LENGTH.unpack(_exactly(channel, _LENGTH.size))[0]
+    if length > _LARGEST_FRAME:
+        raise UnreadableData("A decoder answered with more than an image or a text can have.")
+    return _exactly(channel, length)
+
+
+def on_cpu_for(seconds: float) -> None:
+    """End this process unless it comes here again, or ends, before it has worked for so long."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _exactly(channel: socket.socket, count: int) -> bytearray:
+    content = bytearray(count)
+    view, at = memoryview(content), 0
+    while at < count:
+        got = channel.recv_into(view[at:])
+        if not got:
+            raise EOFError
+        at += got
+    return content
+
+
+def _live(
+    work: Callable[[socket.socket], None],
+    channel: socket.socket,
+    *,
+    keep: Sequence[int],
+    parent: int,
+    bounds: Mapping[int, int],
+) -> None:
+    """The child's whole life; never returns."""
+    status = 1
+    try:
+        _shut_in(keep, parent=parent, bounds=bounds)
+        warnings.simplefilter("error")
+        work(channel)
+        status = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        status = 0  # the parent wants no more
+    except BaseException:
+        status = 1  # told by the socket's end; nothing of a stranger's file goes into our log
+    finally:
+        os._exit(status)
+
+
+def _shut_in(keep: Sequence[int], *, parent: int, bounds: Mapping[int, int]) -> None:
+    for number in (signal.SIGTERM, signal.SIGPROF, signal.SIGXCPU, signal.SIGPIPE, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    library = ctypes.CDLL(None)
+    library.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    library.prctl(_DUMPABLE, 0, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    _close_all_but(keep)
+    for limit, value in bounds.items():
+        _lower(limit, value)
+
+
+def _close_all_but(keep: Sequence[int]) -> None:
+    at = 3
+    for descriptor in (*sorted(keep), resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+        if at < descriptor:
+            os.closerange(at, min(descriptor, 1 << 20))
+        at = descriptor + 1
+
+
+def _lower(limit: int, value: int) -> None:
+    soft, hard = resource.getrlimit(limit)
+    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    bound = bound if soft == resource.RLIM_INFINITY else min(bound, soft)
+    resource.setrlimit(limit, (bound, bound))
+
+
+def _own_memory() -> tuple[int, int]:
+    """Address space and writable memory of this process in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a path object costs imports here
+        fields = file.read().split()
+    page = resource.getpagesize()
+    return int(fields[0]) * page, int(fields[5]) * page
