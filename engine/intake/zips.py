@@ -122,7 +122,7 @@ class _Checked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count: int = self._stream.readinto(buffer)
+        count = int(self._stream.readinto(buffer))
         self._crc = zlib.crc32(memoryview(buffer).cast("B")[:count], self._crc)
         self._length += count
         if self._length > self._entry.size_bytes:
