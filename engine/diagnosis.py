@@ -33,6 +33,8 @@ _IMAGES_OF_A_CLASS = 4
 """On average, in each half of the sample, for an order of the classes to be looked for."""
 _NAMED_CLASSES = 20
 _COLOURS = 3
+_ONE_SIDED = 1.645 / 1.960
+"""Of the half width of a 95 % interval, that which 5 % lie beyond on one side."""
 _GUESSED = 0.5
 """A teacher without a record is suspected when it gets not even this far from the floor to 1."""
 
@@ -201,8 +203,8 @@ def _likely(
     if suspect.reads_images:
         found += _readings(trial, measured=measured)
         found += _sizes(trial, image_size=dataset.image_size)
-    if not (clear := [each for each in found if each.gain.low > 0]) and _coloured(trial):
-        clear = [each for each in _readings(trial, measured=measured, bgr=True) if each.gain.low > 0]
+    if not (clear := [each for each in found if _clear(each.gain)]) and _coloured(trial):
+        clear = [each for each in _readings(trial, measured=measured, bgr=True) if _clear(each.gain)]
     best = max((each.accuracy for each in clear), default=0.0)
     enough = wilson(round(best * len(split)), total=len(split)).low
     return next((each for each in clear if each.accuracy >= enough), None)
@@ -225,6 +227,11 @@ class _Trial:
 def _finding(cause: Cause, correct: Tensor, *, before: Tensor, how: str, mend: str) -> Finding:
     right = float(correct.double().mean())
     return Finding(cause, right, paired_gain(correct, before), f"{how} it answers {right:.0%} right.", mend)
+
+
+def _clear(gain: Estimated) -> bool:
+    """Whether chance alone would give such a gain in less than 5 % of all cases."""
+    return gain.value > _ONE_SIDED * (gain.value - gain.low)
 
 
 def _coloured(trial: _Trial) -> bool:
