@@ -4,6 +4,9 @@ VENV := .venv
 UV := .tool/bin/uv
 DATA ?=
 export PYTHONUNBUFFERED := 1
+# Compiled modules are kept, also where the environment says otherwise: without them each process that imports torch
+# compiles ten thousand files anew, for ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test chaos check format openapi lock clean
 

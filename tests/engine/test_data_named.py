@@ -60,7 +60,7 @@ def test_digits_need_no_folder_and_no_root(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_digits_say_what_to_install_when_scikit_learn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # as the import system marks what cannot be imported
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as the import system marks what cannot be imported
     with pytest.raises(MissingDependency, match="pip install scikit-learn"):
         load(DigitsData())
 
