@@ -159,7 +159,8 @@ def _reading(suspect: Suspect, *, mean: Sequence[float], std: Sequence[float]) -
         own = suspect.expects
         if own is None or (tuple(mean), tuple(std)) == (suspect.mean, suspect.std):
             return values
-        shown = (values * _column(own.std, pixels) + _column(own.mean, pixels)) / own.scale
+        own_mean, own_std = (_column(_spread(each, pixels.shape[1]), pixels) for each in (own.mean, own.std))
+        shown = (values * own_std + own_mean) / own.scale
         return (shown - _column(suspect.mean, pixels)) / _column(suspect.std, pixels)
 
     return read
