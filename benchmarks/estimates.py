@@ -202,9 +202,9 @@ def main() -> None:
         for number, (name, spec) in enumerate(list(jobs(archive).items())[: given.only]):
             outcomes.append(run(name, spec, folder=Path(folder) / str(number)))
             sys.stderr.write(f"{table(outcomes[-1:]).splitlines()[-1]}\n")
+            if given.markdown:
+                given.markdown.write_text(page(outcomes), encoding="utf-8")
     sys.stdout.write(f"{table(outcomes)}\n\n{held(outcomes)}\n")
-    if given.markdown:
-        given.markdown.write_text(page(outcomes), encoding="utf-8")
 
 
 if __name__ == "__main__":
