@@ -11,6 +11,7 @@ from distillery.errors import DistilleryError, UnusableWeights
 from engine.taps import classifier
 from engine.weights import require_fit
 from models import build, catalog
+from models.torchvision_stems import SMALL_SIDE
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "state_dict.", "net.")
 """What wrappers put before every name: DataParallel, Lightning, torch.compile and others."""
@@ -18,6 +19,7 @@ _ASIDE = ("n_averaged",)
 """What wrappers keep beside the tensors of the network."""
 _USUAL_CLASSES, _USUAL_CHANNELS = 10, 3
 _MOST_NAMED = 3
+_TORCHVISION = "torchvision/"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -74,6 +76,18 @@ def recognise(architecture: str, shapes: Shapes, *, image_size: int, source: str
         refusal.hint = f"These are the weights of {' or '.join(others[:_MOST_NAMED])}: name that architecture."
     refusal.pointer = "/architecture"
     raise refusal
+
+
+def fits_both(found: Recognised, shapes: Shapes) -> bool:
+    """Whether shapes cannot tell the first layers for small images from those for the native size, which differ."""
+    row = catalog.find(found.architecture)
+    if not row.name.startswith(_TORCHVISION) or not row.small_input or found.image_size > SMALL_SIDE:
+        return False
+    try:
+        _fit(row.name, shapes, image_size=row.input[1], source="")
+    except DistilleryError:
+        return False
+    return row.input[1] > SMALL_SIDE
 
 
 def matching(shapes: Shapes, *, image_size: int) -> list[Recognised]:

@@ -13,12 +13,16 @@ from distillery.views import Measured, ModelFacts
 from engine.inspection.measure import measured
 from engine.inspection.subject import Inspected, Subject
 from engine.intake.weights_safetensors import read_header
-from engine.recognise import Recognised, matching, recognise, renamed, stem_name
+from engine.recognise import Recognised, fits_both, matching, recognise, renamed, stem_name
 from engine.weights import describe, load_state, save_safetensors
 from models import build, count
 
 FILE = "model.safetensors"
 _MEDIA_TYPE = "application/vnd.safetensors"
+_AMBIGUOUS = (
+    "The shapes do not tell whether the first layer steps by one, as it does here for images of {size} pixels, or by two, "
+    "as for large ones. If the network was trained on large images, give their image_size."
+)
 
 
 def inspect(subject: Subject) -> Inspected:
@@ -33,6 +37,8 @@ def inspect(subject: Subject) -> Inspected:
     shapes = {short: header.tensors[name].shape for name, short in names.items()}
     expects = _expected(subject, header.metadata)
     found, guessed = _recognised(subject, shapes, header.metadata, expects)
+    if fits_both(found, shapes):
+        guessed = (*guessed, _AMBIGUOUS.format(size=found.image_size))
     settled, scaled = _settled(expects, found)
     network = build(found.architecture, classes=found.classes, image_size=found.image_size, channels=found.channels)
     _fill(network, _state(subject, names), subject, expects)

@@ -61,21 +61,22 @@ def look(path: Path, *, preprocessing: Preprocessing | None = None) -> str:
         )
     except subprocess.TimeoutExpired:
         raise _hostile("looking at it took too long") from None
-    told = _told(ended.stdout)
-    if told is None:
+    said = told(ended.stdout)
+    if said is None:
         raise _hostile("the process that looked at it ran out of time or memory, or crashed")
-    if "kind" in told:
-        return str(told["kind"])
-    kind = _ERRORS.get(str(told["error"]), UnusableWeights)
-    raise kind(told["detail"], hint=told["hint"], pointer=told["pointer"])
+    if "kind" in said:
+        return str(said["kind"])
+    kind = _ERRORS.get(str(said["error"]), UnusableWeights)
+    raise kind(said["detail"], hint=said["hint"], pointer=said["pointer"])
 
 
-def _told(output: bytes) -> Mapping[str, Any] | None:
+def told(output: bytes) -> Mapping[str, Any] | None:
+    """What a child said, from its output; None where it did not come to it."""
     try:
-        told = json.loads(output.decode().strip().splitlines()[-1])
+        said = json.loads(output.decode().strip().splitlines()[-1])
     except (ValueError, IndexError):
         return None
-    return told if isinstance(told, dict) and ("kind" in told or "error" in told) else None
+    return said if isinstance(said, dict) and ("kind" in said or "error" in said) else None
 
 
 def _cpu_seconds(path: Path) -> int:
@@ -159,13 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preprocessing", type=Preprocessing.model_validate_json)
     options = parser.parse_args(arguments)
     try:
-        told = {"kind": _guarded(options.file, options.preprocessing)}
+        said = {"kind": _guarded(options.file, options.preprocessing)}
     except DistilleryError as error:
-        told = _as_told(error)
+        said = _as_told(error)
     except (MemoryError, RecursionError):
-        told = _as_told(_hostile("it unfolds to more than the memory that a file of its size may take"))
-    sys.stdout.write(json.dumps(told) + "\n")
-    return 0 if "kind" in told else 1
+        said = _as_told(_hostile("it unfolds to more than the memory that a file of its size may take"))
+    sys.stdout.write(json.dumps(said) + "\n")
+    return 0 if "kind" in said else 1
 
 
 def _as_told(error: DistilleryError) -> dict[str, str]:

@@ -12,6 +12,8 @@ from distillery.errors import HostileFile, UnusableWeights
 MOST_HEADER_BYTES = 10 << 20
 MOST_TENSORS = 100_000
 MOST_AXES = 16
+MOST_BRACKETS = 1_500_000
+"""In a header: two lists and an object of each tensor, and as many again in the texts of the metadata."""
 MOST_METADATA = 1_000
 MOST_METADATA_CHARACTERS = 1 << 20
 MOST_NAME_CHARACTERS = 500
@@ -81,12 +83,16 @@ def _header_length(file: BinaryIO, *, size: int) -> int:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
+    if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:  # each would be an object of its own in memory
+        raise _hostile("its header holds more lists than its tensors can have")
     try:
         told = json.loads(text.decode(), object_pairs_hook=_once, parse_int=_whole, parse_constant=_no_constant)
     except (HostileFile, UnusableWeights):
         raise
-    except (RecursionError, MemoryError):
+    except RecursionError:
         raise _hostile("its header is nested too deeply") from None
+    except MemoryError:
+        raise _hostile("its header unfolds to more than the memory that a file of its size may take") from None
     except ValueError as error:
         raise _unusable(f"its header is no JSON ({str(error)[:100]})") from None
     if not isinstance(told, dict):
