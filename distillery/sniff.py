@@ -149,6 +149,8 @@ def sniff(head: bytes, *, names: Sequence[str] = ()) -> str:
     """
     if not head:
         return "empty"
+    if head[8:12] == b"WEBP" and head[:4] == b"RIFF" and not names:
+        return "webp"
     kind = next((kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic), None)
     if kind == "zip":
         return _zip_kind(names)
@@ -243,7 +245,6 @@ _INFLATERS: dict[str, Callable[[bytes], bytes]] = {
 
 def _without_magic(head: bytes) -> str:
     tests: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-        ("webp", lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP"),
         ("bmp", lambda head: head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"),
         ("pe", lambda head: head[:2] == b"MZ" and b"\0" in head[:64]),
         ("safetensors", _is_safetensors),

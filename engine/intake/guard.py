@@ -13,6 +13,7 @@ import socket
 import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from distillery.errors import UnreadableData
 
@@ -192,11 +193,10 @@ def _shut_in(keep: Sequence[int], *, parent: int, bounds: Mapping[int, int]) -> 
 
 
 def _close_all_but(keep: Sequence[int]) -> None:
-    at = 3
-    for descriptor in (*sorted(keep), resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
-        if at < descriptor:
-            os.closerange(at, min(descriptor, 1 << 20))
-        at = descriptor + 1
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor not in keep:
+            with contextlib.suppress(OSError):  # that of the listing itself is closed already
+                os.close(descriptor)
 
 
 def _lower(limit: int, value: int) -> None:
@@ -208,7 +208,6 @@ def _lower(limit: int, value: int) -> None:
 
 def _own_memory() -> tuple[int, int]:
     """Address space and writable memory of this process in bytes."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a path object costs imports here
-        fields = file.read().split()
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     page = resource.getpagesize()
     return int(fields[0]) * page, int(fields[5]) * page

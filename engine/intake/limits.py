@@ -20,7 +20,8 @@ class Limits:
     overall_ratio: int = 20
     """Unpacked bytes for each packed one, over all sources."""
     member_ratio: int = 200
-    ratios_from_bytes: int = 32 * MIB
+    overall_from_bytes: int = 4 * MIB
+    member_from_bytes: int = 32 * MIB
     """Ratios are looked at once so much has been unpacked: sorted labels shrink a thousandfold and harm nobody."""
     seconds: float = 1800.0
 
@@ -68,7 +69,7 @@ class Budget:
                 f"The files unpack to more than {limits.total_bytes >> 30} GiB.",
                 hint="Split the data set, or scale its images down.",
             )
-        if total > limits.ratios_from_bytes and total > limits.overall_ratio * self.packed_bytes:
+        if total > limits.overall_from_bytes and total > limits.overall_ratio * self.packed_bytes:
             raise HostileFile(
                 f"The files unpack to more than {limits.overall_ratio} times their size, as zip bombs do.",
                 hint="Data of real images or texts does not. Send it less tightly packed if it is what it should be.",
@@ -81,7 +82,7 @@ class Budget:
             HostileFile: it is out of proportion.
         """
         limits = self.limits
-        if unpacked > limits.ratios_from_bytes and unpacked > limits.member_ratio * max(packed, 1):
+        if unpacked > limits.member_from_bytes and unpacked > limits.member_ratio * max(packed, 1):
             raise HostileFile(
                 f"'{name}' unpacks to more than {limits.member_ratio} times its size, as zip bombs do.",
                 hint="Remove it from the archive, or store it uncompressed if it is what it should be.",

@@ -98,8 +98,7 @@ class TarArchive:
                 raise UnreadableData("The tar file has no end: it was cut short.", hint=_CUT)
             if not block.strip(b"\0"):
                 return self._check_rest()
-            told = _number(block[148:156])
-            if told != sum(block) - sum(block[148:156]) + 8 * 0x20:
+            if block[148:156].strip(b" \0").lstrip(b"0") != b"%o" % (sum(block) - sum(block[148:156]) + 8 * 0x20):
                 raise UnreadableData("A header of the tar file is damaged.", hint=_CUT)
             self._at += _BLOCK
             yield block
@@ -168,7 +167,7 @@ def _pax(content: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     while content.rstrip(b"\0"):
         length, space, _ = content[:16].partition(b" ")
-        if not space or not length.isdigit() or len(length) > 6:
+        if not space or not length.isdigit() or not len(length) < int(length[:7]) <= len(content):
             raise HostileFile("An extended header of the tar file is malformed.", hint=_MEND)
         record, content = content[len(length) + 1 : int(length)], content[int(length) :]
         key, equals, value = record.removesuffix(b"\n").partition(b"=")

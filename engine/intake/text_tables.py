@@ -14,6 +14,7 @@ MOST_COLUMNS = 1_000
 LONGEST_FIELD = 1 << 20
 _LONGEST_LINE = 4 << 20
 _LONGEST_ROW = 8 << 20
+_MOST_LINES_OF_A_ROW = 50_000
 _SEPARATORS = ",\t;"
 _LOOKED_AT = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -71,8 +72,9 @@ class SeparatedTable:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise HostileFile(
-                    f"'{self.name}', line {number}: {error}.",
+                endless = "limit" in str(error)
+                raise (HostileFile if endless else UnreadableData)(
+                    f"'{self.name}', line {number}: {str(error).partition(' - ')[0]}.",
                     hint="Perhaps a quotation mark is never closed. Write the file again with a csv library.",
                 ) from None
             if len(fields) > MOST_COLUMNS:
@@ -190,14 +192,14 @@ class _Lines:
     def __init__(self, stream: BinaryIO, *, name: str) -> None:
         self._stream, self._name = stream, name
         self.number = 0
-        self._row_bytes = 0
+        self._row_bytes = self._row_lines = 0
 
     def __iter__(self) -> "_Lines":
         return self
 
     def begin_row(self) -> None:
         """The next line belongs to another row."""
-        self._row_bytes = 0
+        self._row_bytes = self._row_lines = 0
 
     def __next__(self) -> str:
         line = self._stream.readline(_LONGEST_LINE + 1)
@@ -205,10 +207,12 @@ class _Lines:
             raise StopIteration
         self.number += 1
         self._row_bytes += len(line)
-        if len(line) > _LONGEST_LINE or self._row_bytes > _LONGEST_ROW:
+        self._row_lines += 1
+        too_many = self._row_bytes > _LONGEST_ROW or self._row_lines > _MOST_LINES_OF_A_ROW
+        if len(line) > _LONGEST_LINE or too_many:
             raise HostileFile(
                 f"'{self._name}', line {self.number} is longer than {_LONGEST_LINE >> 20} MiB, or its row than "
-                f"{_LONGEST_ROW >> 20} MiB.",
+                f"{_LONGEST_ROW >> 20} MiB or {_MOST_LINES_OF_A_ROW:,} lines.",
                 hint="Shorten the texts; perhaps a quotation mark is never closed.",
             )
         if self.number == 1:

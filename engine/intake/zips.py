@@ -105,7 +105,7 @@ class ZipArchive:
         follows = bool(flags & _SIZES_FOLLOW)
         if any(here not in (full, there) and not (follows and here == 0) for here, full, there in told):
             raise HostileFile(f"The zip file tells two sizes or checksums of '{name}'.", hint=_MEND)
-        at = entry.header_at + _LOCAL.size + name_length + extra_length
+        at: int = entry.header_at + _LOCAL.size + name_length + extra_length
         if at + entry.packed_bytes > self._until:
             raise HostileFile(f"'{name}' reaches into the directory of the zip file.", hint=_MEND)
         return at
