@@ -75,10 +75,8 @@ class AnswersTable(BatchNetwork):
     def content(self) -> bytes:
         """The table as an npz file that can teach again."""
         values, indices = self.values.cpu().numpy(), self.indices.cpu().numpy() if self.indices.numel() else None
-        if indices is None and self.outputs == "probabilities":
-            values = np.exp(values)
-            values /= values.sum(axis=1, keepdims=True)
-        kind: Literal["logits", "probabilities"] = "probabilities" if indices is not None else self.outputs
+        # Logarithms of probabilities are logits that give the very same answers.
+        kind: Literal["logits", "probabilities"] = "logits" if indices is None else "probabilities"
         return answers.packed(Answers(self.ids.cpu().numpy(), None, values, indices, kind))
 
     def require(self, dataset: Dataset) -> None:

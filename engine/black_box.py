@@ -26,6 +26,8 @@ _PREPROCESSING, _OUTPUTS = "distillery.preprocessing", "distillery.outputs"
 _SUM_TOLERANCE = 1e-3
 _DTYPES = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "uint8": np.uint8}
 _LARGEST_BYTE = 255.0
+_OWN = ("sha256", "classes", "outputs", "map_layers", "digest", "_box", "_fit")
+"""Attributes of the network that no layer may be called."""
 _TRIED = 3
 """Images of noise."""
 
@@ -91,7 +93,7 @@ class OnnxNetwork(nn.Module):
         self._box = Box(content, graph, preprocessing, answers, named, {"cpu": probe})
         width = tried[answers].shape[1]
         self.classes = int(width)
-        self.maps = tuple(layer for layer, name in named if tried[name].ndim > 2)
+        self.map_layers = tuple(layer for layer, name in named if tried[name].ndim > 2)
         """Of its layers, those that give a map [B, C, H, W] or tokens [B, L, D]."""
         told = looks_like(tried[answers]) if outputs == "auto" else outputs
         self.outputs: Literal["logits", "probabilities"] = told
@@ -109,7 +111,7 @@ class OnnxNetwork(nn.Module):
         other = OnnxNetwork.__new__(OnnxNetwork)
         nn.Module.__init__(other)
         other._box, other._fit, other.sha256 = self._box, fit, self.sha256
-        other.classes, other.maps, other.outputs = self.classes, self.maps, self.outputs
+        other.classes, other.map_layers, other.outputs = self.classes, self.map_layers, self.outputs
         for layer, _ in self._box.layers:
             other.add_module(layer, nn.Identity())
         other.register_buffer("digest", self.get_buffer("digest").clone())
@@ -211,7 +213,7 @@ def looks_like(answers: NDArray[Any]) -> Literal["logits", "probabilities"]:
 def layer_name(output: str) -> str:
     """The name of an output as that of a child module, which holds no dots, and is none that every module has."""
     name = output.replace(".", "_").replace("/", "_") or "_"
-    return f"{name}_" if hasattr(OnnxNetwork, name) or name == "digest" or name in vars(nn.Module()) else name
+    return f"{name}_" if hasattr(OnnxNetwork, name) or name in _OWN or name in vars(nn.Module()) else name
 
 
 def _own(expects: Preprocessing) -> Fit:

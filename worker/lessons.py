@@ -159,8 +159,8 @@ def _surveyed(ready: Ready, known: Known, layers: Sequence[str]) -> Surveyed:
         return Surveyed({}, ())
     try:
         if isinstance(network, OnnxNetwork):
-            shown = [each for each in network.layers if each not in network.maps]
-            return survey(network, samples(ready), stages=network.maps, layers=[*shown, *layers], embedding=False)
+            shown = [each for each in network.layers if each not in network.map_layers]
+            return survey(network, samples(ready), stages=network.map_layers, layers=[*shown, *layers], embedding=False)
         return survey(network, samples(ready), stages=catalog.find(known.architecture).stages, layers=layers)
     except InvalidRequest as error:
         error.detail = f"{known.architecture}: {error.detail}"

@@ -20,8 +20,8 @@ from models import build, count
 FILE = "model.safetensors"
 _MEDIA_TYPE = "application/vnd.safetensors"
 _AMBIGUOUS = (
-    "The shapes do not tell whether the first layer steps by one, as it does here for images of {size} pixels, or by two, "
-    "as for large ones. If the network was trained on large images, give their image_size."
+    "The shapes do not tell whether the first layer steps by one, as it does here for images of {size} pixels, or by "
+    "two, as for large ones. If the network was trained on large images, give their image_size."
 )
 
 

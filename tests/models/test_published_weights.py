@@ -1,4 +1,4 @@
-"""Published CIFAR-10 weights fit our networks, and answer as published."""
+"""Published CIFAR-10 weights fit our networks. How they answer is measured where models are inspected."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,8 +12,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from models import build, catalog, count
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 PUBLISHED_PARAMETERS = {"resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018}
 
 DataRoot = Callable[[str], Path]
@@ -32,18 +30,6 @@ def published(folder: Path, name: str) -> torch.nn.Module:
 def test_akamasters_weights_load_strictly(name: str, data_root: DataRoot) -> None:
     network = published(data_root("cifar10-resnet-weights"), name)
     assert count.parameters(network) == PUBLISHED_PARAMETERS[name] == catalog.find(name).parameters
-
-
-def test_akamasters_resnet20_reaches_its_published_accuracy(data_root: DataRoot) -> None:
-    network = published(data_root("cifar10-resnet-weights"), "resnet20")
-    right = images = 0
-    with torch.inference_mode():
-        for pixels, label in images_of(data_root("cifar10") / "cifar10_test.zip"):
-            for part in torch.split(pixels, 100):  # small enough for its maps to stay in the processor's cache
-                right += int((network((part / 255 - MEAN) / STD).argmax(1) == label).sum())
-                images += len(part)
-    assert images == 10_000
-    assert 100 * right / images == pytest.approx(91.73, abs=0.05)
 
 
 def images_of(archive: Path) -> Iterator[tuple[torch.Tensor, int]]:

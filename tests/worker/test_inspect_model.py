@@ -227,16 +227,21 @@ def test_bgr_and_bytes_are_turned_into_rgb_from_0_to_1(weights_file: Path, tmp_p
 
 
 def test_published_stems_of_torchvision_fit_at_their_own_size(tmp_path: Path) -> None:
-    save_file(
-        build("torchvision/shufflenet_v2_x0_5", classes=5, image_size=224, channels=3).state_dict(),
-        tmp_path / "t.safetensors",
-    )
-    found = here(
-        tmp_path / "t.safetensors", tmp_path / "out",
-        architecture="torchvision/shufflenet_v2_x0_5", preprocessing={**EXPECTS, "image_size": 32},
-    )  # fmt: skip
+    name = "torchvision/resnet18"
+    save_file(build(name, classes=5, image_size=224, channels=3).state_dict(), tmp_path / "t.safetensors")
+    found = here(tmp_path / "t.safetensors", tmp_path / "out", architecture=name, preprocessing=EXPECTS)
     assert (found.preprocessing.image_size, len(found.classes)) == (224, 5)
     assert "used at 224" in " ".join(found.notes)
+
+
+def test_a_first_layer_that_shapes_cannot_tell_is_said(tmp_path: Path) -> None:
+    name = "torchvision/shufflenet_v2_x0_5"
+    save_file(build(name, classes=5, image_size=224, channels=3).state_dict(), tmp_path / "t.safetensors")
+    found = here(tmp_path / "t.safetensors", tmp_path / "out", architecture=name, preprocessing=EXPECTS)
+    assert "do not tell whether the first layer steps by one" in " ".join(found.notes)
+    large = {**EXPECTS, "image_size": 224}
+    told = here(tmp_path / "t.safetensors", tmp_path / "large", architecture=name, preprocessing=large)
+    assert told.notes == ()
 
 
 def test_an_import_that_is_none_is_told(tmp_path: Path, capfd: Any) -> None:
