@@ -18,6 +18,7 @@ other processes run but does not count waiting for the disk.
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -153,6 +154,7 @@ def _turn(data: Any, options: argparse.Namespace, *, seed: int) -> Turn:
         device="cpu", precision="fp32", threads=options.threads,
     )  # fmt: skip
     lesson = Offline(network, objective=objective_of([CrossEntropyTerm(weight=1.0)]), teacher=None)
+    gc.collect()  # a loop that was stopped leaves cycles behind, and the memory of a turn would add up
     clock, before = Clock(options.steps), _read_bytes()
     with suppress(Stopped):
         train(lesson, dataset=data, recipe=recipe, augment=("crop", "flip"), observer=clock)
