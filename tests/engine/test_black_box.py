@@ -20,6 +20,7 @@ from distillery.errors import InvalidRequest, UnusableWeights
 from distillery.spec import LatencySpec
 from distillery.spec.dataset import DigitsData
 from distillery.spec.preprocessing import Preprocessing
+from distillery.spec.teacher import TeacherSpec
 from engine import evaluate
 from engine.black_box import FLOOR, OnnxNetwork, as_expected, told_outputs, told_preprocessing
 from engine.data.dataset import Dataset
@@ -27,6 +28,7 @@ from engine.data.readers import load
 from engine.data.views import Batch
 from engine.fitting import Fitting, survey
 from engine.latency import Contestant, compare
+from engine.latency.__main__ import _contestant
 from engine.taps import tapped
 from engine.teachers import Ensemble, FrozenTeacher, state_sha256
 from models import build
@@ -264,3 +266,7 @@ def test_it_is_timed_in_onnx_runtime_alone(classifier: Any, digits: Dataset, tmp
     teacher, _ = told.comparisons[0].rows
     assert (teacher.parameters, teacher.macs) == (650, None)
     assert any(note.startswith("Not measured: eager") for note in told.notes)
+    again = _contestant(tmp_path / "teacher.onnx", TeacherSpec(weights="teacher.onnx"), dataset=digits)
+    images = torch.zeros(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again.network(images), box(images)), "the delivered file is enough to measure it again"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -108,6 +109,41 @@ def test_terms_that_read_layers_are_refused_for_what_shows_none(pairs: Any, tabl
     with pytest.raises(InvalidRequest, match=r"black box|no layer 'layer1' of the teacher") as refused:
         run(job, tmp_path)
     assert refused.value.pointer == "/method/objective/1/pairs"
+
+
+@pytest.fixture(scope="module")
+def showing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small convolutional graph, not trained, that gives its maps beside its logits."""
+    draw = np.random.default_rng(0).standard_normal
+    constants = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, draw(shape).astype(np.float32).tobytes(), raw=True)
+        for name, shape in (("k", (6, 1, 3, 3)), ("w", (6, 10)), ("b", (10,)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["maps"]),
+        helper.make_node("ReduceMean", ["maps"], ["m"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["m", "w", "b"], ["logits"]),
+    ]
+    told = [
+        helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 6, 8, 8]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10]),
+    ]
+    images = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])
+    graph = helper.make_graph(nodes, "g", [images], told, initializer=constants)
+    path = tmp_path_factory.mktemp("showing") / "maps.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_an_output_of_a_graph_is_a_hint(showing: Path, tmp_path: Path) -> None:
+    teacher = {"weights": str(showing), "preprocessing": {"image_size": 8, "channels": 1}, "minimum_accuracy": 0}
+    for place, pairs in enumerate(("last", [{"student": "layer1", "teacher": "maps"}])):
+        terms = [{"term": "cross_entropy"}, {"term": "hint", "pairs": pairs}]
+        told = run(spec(teacher=teacher, training=PLAIN, method={"objective": terms}), tmp_path / str(place))
+        hint = [each for each in report(told).curves if each.key == "training/loss/hint"]
+        assert hint and all(value is not None and value > 0 for value in hint[0].values)
 
 
 def test_a_data_free_job_cannot_learn_from_a_graph(graph: Path, tmp_path: Path) -> None:
