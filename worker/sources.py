@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from distillery.errors import CorruptFile, UnreadableData
-from engine.data import paths
 from store import remote, uploads
 from store.artifacts import Artifacts
 from store.db import Database
 from store.uploads import Whole
 from worker.patience import Patience
 
+_ROOTS_VARIABLE = "DISTILLERY_DATA_ROOTS"
 BUCKETS_VARIABLE = "DISTILLERY_DATA_BUCKETS"
 """What may be read by `path` from S3: addresses such as s3://bucket/prefix/, separated by commas."""
 
@@ -77,6 +77,8 @@ def from_path(given: str, *, folder: Path) -> list[tuple[Path, str]]:
     if given.startswith("s3://"):
         _require_allowed_bucket(given)
         return [(remote.bring(given, to=folder / "source-0"), PurePosixPath(given.rstrip("/")).name)]
+    from engine.data import paths  # here: the process that holds leases carries nothing of the engine otherwise
+
     try:
         paths.require_allowed(given)
         found = Path(given).resolve()
@@ -94,7 +96,7 @@ def _require_allowed_bucket(given: str) -> None:
     allowed = [each.strip() for each in os.environ.get(BUCKETS_VARIABLE, "").split(",") if each.strip()]
     if any(given.startswith(each) for each in allowed):
         return
-    if allowed or os.environ.get(paths.ROOTS_VARIABLE):
+    if allowed or os.environ.get(_ROOTS_VARIABLE):
         raise UnreadableData(
             f"'{given}' lies outside of what this worker may read.",
             hint=f"Ask the operator to add its address to ${BUCKETS_VARIABLE}.",

@@ -156,7 +156,7 @@ def test_blue_before_red_is_named(teacher, many_photographs):
     matters = torch.nonzero(known & ~unknown).flatten()
     rows = torch.cat([matters, torch.arange(0, len(whole), 8)]).unique()
     chosen = Split(whole.images[rows], whole.labels[rows], torch.arange(len(rows)))
-    with pytest.raises(UnfitTeacher, match="Read as BGR it answers [89]") as caught:
+    with pytest.raises(UnfitTeacher, match=r"Read as BGR it answers [89]") as caught:
         look(turned_round(teacher), replace(many_photographs, validation=chosen), minimum=0.85)
     assert caught.value.code == "NORMALISATION"
     assert "first channel is blue" in caught.value.hint
