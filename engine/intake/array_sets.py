@@ -4,7 +4,6 @@ Which file is which is told by what it holds; its name only says which split it 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from distillery.errors import UnreadableData
 from distillery.spec.imports import DatasetImport
@@ -13,7 +12,7 @@ from engine.intake.arrays import ArrayFile, Header, Pair, channels_last, label_v
 from engine.intake.gathering import Gathering, Plan
 from engine.intake.limits import Budget
 from engine.intake.members import Member
-from engine.intake.sources import SPLIT_NAMES, seekable, split_within
+from engine.intake.sources import SPLIT_NAMES, Scratch, seekable, split_within
 from engine.intake.zips import ZipArchive
 
 NPZ_PAIRS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
@@ -45,7 +44,7 @@ def plan_idx(members: Sequence[Member], *, spec: DatasetImport, notes: Sequence[
     return _plan(_idx_pairs(images, labels), format_="idx", spec=spec, notes=notes)
 
 
-def plan_npz(member: Member, *, spec: DatasetImport, budget: Budget, scratch: Path) -> Plan:
+def plan_npz(member: Member, *, spec: DatasetImport, budget: Budget, scratch: Scratch) -> Plan:
     """Find the known arrays in a NumPy archive.
 
     Raises:

@@ -14,7 +14,7 @@ from engine.intake import array_sets, image_folders, names, table_sets
 from engine.intake.gathering import Gathering, Plan
 from engine.intake.limits import LIMITS, Budget, Limits
 from engine.intake.members import Member
-from engine.intake.sources import REFUSED, Given, Source, opened, packed_bytes, refuse, unwrapped
+from engine.intake.sources import REFUSED, Given, Scratch, Source, opened, packed_bytes, refuse, unwrapped
 
 PACKED = "packed.dstl"
 _LOOKED_AT = 64
@@ -53,15 +53,20 @@ def read(
     observer = observer or Observer()
     observer.phase("reading")
     budget = Budget(packed_bytes(given), limits)
-    sources = [source for each in given for source in opened(each, budget=budget, scratch=out)]
-    plan = _planned(sources, spec=spec, budget=budget, scratch=out)
-    observer.phase("packing")
-    with PackedWriter(out / PACKED, task=plan.task, channels=plan.channels) as writer:
+    with Scratch(out) as scratch:
+        sources = [source for each in given for source in opened(each, budget=budget, scratch=scratch)]
+        plan = _planned(sources, spec=spec, budget=budget, scratch=scratch)
+        observer.phase("packing")
+        return _packed(plan, spec=spec, path=out / PACKED, observer=observer, notes=_clutter_notes(sources))
+
+
+def _packed(plan: Plan, *, spec: DatasetImport, path: Path, observer: Observer, notes: Sequence[str]) -> DatasetFacts:
+    with PackedWriter(path, task=plan.task, channels=plan.channels) as writer:
         gathering = Gathering(writer, spec, step=lambda done: observer.progress("packing", done, max(plan.total, done)))
-        gathering.notes.extend((*_clutter_notes(sources), *plan.notes))
+        gathering.notes.extend((*notes, *plan.notes))
         plan.fill(gathering)
         sha256, size, classes = gathering.finish()
-    head = open_packed(out / PACKED).head
+    head = open_packed(path).head
     return DatasetFacts(
         task=plan.task,
         format=plan.format,
@@ -78,7 +83,7 @@ def read(
     )
 
 
-def _planned(sources: Sequence[Source], *, spec: DatasetImport, budget: Budget, scratch: Path) -> Plan:
+def _planned(sources: Sequence[Source], *, spec: DatasetImport, budget: Budget, scratch: Scratch) -> Plan:
     votes, first = _votes(sources, budget=budget)
     format_ = spec.format if spec.format != "auto" else _most(votes)
     if format_ is None:

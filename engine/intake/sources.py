@@ -1,5 +1,6 @@
 """The files that one import is made of: archives, folders and single files, opened without believing their names."""
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -39,6 +40,28 @@ SPLIT_NAMES = {
 _SPLIT_OF = {name: split for split, aliases in SPLIT_NAMES.items() for name in aliases}
 
 
+class Scratch(contextlib.ExitStack):
+    """The files that one import holds open, and a folder for those without a name; closes them when it is left."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def open(self, path: Path) -> BinaryIO:
+        """A file to read from."""
+        return self.enter_context(path.open("rb"))
+
+    def spooled(self, head: bytes, rest: BinaryIO) -> tuple[BinaryIO, int]:
+        """What was read already and the rest in a file without a name, and its size."""
+        spool = self.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 - entered, not opened
+        size = spool.write(head)
+        while piece := rest.read(1 << 20):
+            size += spool.write(piece)
+        spool.flush()
+        spool.seek(0)
+        return spool, size
+
+
 @dataclass(frozen=True)
 class Given:
     """A whole file or a folder, and what its sender calls it, which is shown and never used as a path."""
@@ -64,15 +87,16 @@ def packed_bytes(given: Sequence[Given]) -> int:
     total = 0
     for each in given:
         files = each.path.rglob("*") if each.path.is_dir() else [each.path]
-        total += sum(file.lstat().st_size for file in files)
+        with contextlib.suppress(OSError):  # told when it is opened
+            total += sum(file.lstat().st_size for file in files)
     return total
 
 
-def opened(given: Given, *, budget: Budget, scratch: Path) -> list[Source]:
+def opened(given: Given, *, budget: Budget, scratch: Scratch) -> list[Source]:
     """The members of what was given: one source, or of a folder with archives each of them.
 
     Args:
-        scratch: a folder for a file without a name, into which a compressed tar is unpacked.
+        scratch: keeps the files open that the members are read from.
 
     Raises:
         HostileFile: it is not safe to read.
@@ -120,7 +144,7 @@ def refuse(kind: str, *, name: str) -> NoReturn:
 _FORMATS = "Data sets are image folders (also as zip or tar), idx, npz, parquet, csv, tsv and jsonl files."
 
 
-def _of_folder(folder: Source, *, budget: Budget, scratch: Path) -> list[Source]:
+def _of_folder(folder: Source, *, budget: Budget, scratch: Scratch) -> list[Source]:
     """The folder itself, or the archives in it where they lie in no folder below and nothing else needs reading."""
     kinds = {}
     for member in folder.members:
@@ -140,23 +164,23 @@ def _of_folder(folder: Source, *, budget: Budget, scratch: Path) -> list[Source]
     ]
 
 
-def _of_file(path: Path, *, named: str, kind: str, budget: Budget, scratch: Path) -> Source:
+def _of_file(path: Path, *, named: str, kind: str, budget: Budget, scratch: Scratch) -> Source:
     if kind in REFUSED:
         refuse(kind, name=named)
     if kind == "polyglot":
         raise HostileFile(f"'{named}' is {describe(kind)}.", hint=advice(kind))
     size = path.stat().st_size
     if kind == "zip":
-        return _source(named, ZipArchive(path.open("rb"), size=size, budget=budget).members)
+        return _source(named, ZipArchive(scratch.open(path), size=size, budget=budget).members)
     if kind == "tar":
-        return _source(named, _tar(path.open("rb"), size=size, budget=budget, counted=False))
+        return _source(named, _tar(scratch.open(path), size=size, budget=budget, counted=False))
     single = SingleFile(path, named=named, budget=budget)
     if kind in COMPRESSIONS:
         return _of_compressed(single.members[0], how=kind, budget=budget, scratch=scratch)
     return Source(named, single.members, 0, single=True)
 
 
-def _of_compressed(member: Member, *, how: str, budget: Budget, scratch: Path) -> Source:
+def _of_compressed(member: Member, *, how: str, budget: Budget, scratch: Scratch) -> Source:
     with member.open() as packed:
         stream = Unpacked(
             packed, how=how, packed_bytes=member.size_bytes, name=member.name, budget=budget, own_member=False
@@ -167,7 +191,7 @@ def _of_compressed(member: Member, *, how: str, budget: Budget, scratch: Path) -
         if inside in REFUSED or inside in ARCHIVES - {"tar"}:
             refuse(inside, name=member.name)
         if inside == "tar":
-            spool, size = _spooled(head, content, scratch=scratch)
+            spool, size = scratch.spooled(head, content)
             return _source(member.name, _tar(spool, size=size, budget=budget, counted=True))
     return Source(member.name, Compressed(member, how=how, budget=budget).members, 0, single=True)
 
@@ -189,23 +213,13 @@ def unwrapped(member: Member, *, budget: Budget) -> tuple[Member, str]:
     return member, kind
 
 
-def seekable(member: Member, *, scratch: Path) -> tuple[BinaryIO, int]:
+def seekable(member: Member, *, scratch: Scratch) -> tuple[BinaryIO, int]:
     """The member's content as a file for readers that jump about, and its size; of an archive's member a copy that
     has no name."""
     if path := local_path(member):
-        return path.open("rb"), path.stat().st_size
+        return scratch.open(path), path.stat().st_size
     with member.open() as stream:
-        return _spooled(b"", stream, scratch=scratch)
-
-
-def _spooled(head: bytes, rest: BinaryIO, *, scratch: Path) -> tuple[BinaryIO, int]:
-    spool = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - it lives as long as the members read from it
-    size = spool.write(head)
-    while piece := rest.read(1 << 20):
-        size += spool.write(piece)
-    spool.flush()
-    spool.seek(0)
-    return spool, size
+        return scratch.spooled(b"", stream)
 
 
 def _tar(file: BinaryIO, *, size: int, budget: Budget, counted: bool) -> tuple[Member, ...]:

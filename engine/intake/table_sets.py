@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distillery.errors import UnreadableData
@@ -12,7 +11,7 @@ from engine.intake import names, text_tables
 from engine.intake.gathering import Gathering, Plan
 from engine.intake.limits import Budget
 from engine.intake.members import Member
-from engine.intake.sources import SPLIT_NAMES, seekable, split_of, split_within
+from engine.intake.sources import SPLIT_NAMES, Scratch, seekable, split_of, split_within
 from engine.intake.tables import BrokenRow, Chosen, Row, choose
 
 _ORDER = tuple(SPLIT_NAMES)
@@ -56,7 +55,7 @@ def plan_texts(members: Sequence[Member], *, kind: text_tables.Kind, spec: Datas
 
 
 def plan_parquet(
-    members: Sequence[Member], *, spec: DatasetImport, budget: Budget, scratch: Path, notes: Sequence[str]
+    members: Sequence[Member], *, spec: DatasetImport, budget: Budget, scratch: Scratch, notes: Sequence[str]
 ) -> Plan:
     """Read parquet files: images or texts, with labels.
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy.ma  # noqa: F401 - NumPy loads these two when they are used
+import numpy.ma
 import numpy.random  # noqa: F401
 import pyarrow.parquet  # noqa: F401 - an import loads it in its guarded child; once for all is cheaper here
 
