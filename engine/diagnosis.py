@@ -116,11 +116,22 @@ def examine(
     top1 = _wilson(logits, split)
     weak = not top1.value >= needed  # so that NaN is refused too
     if not weak and not _suspicious(top1, recorded=suspect.recorded, needed=needed):
-        return Diagnosis(top1, len(split))
+        return Diagnosis(top1, len(split), _known_by_heart(top1, recorded=suspect.recorded, images=len(split)))
     likely = _likely(suspect, split, logits, dataset=dataset, measured=measured)
     if weak:
         raise _unfit(top1, likely, images=len(split), needed=needed, classes=len(dataset.classes), pointer=pointer)
     return Diagnosis(top1, len(split), _warning(top1, likely, images=len(split), recorded=suspect.recorded))
+
+
+def _known_by_heart(top1: Estimated, *, recorded: float | None, images: int) -> str:
+    """What to say of a teacher that is far better here than it is on new images; nothing where it is not."""
+    if recorded is None or top1.low <= recorded + FAR_BELOW:
+        return ""
+    return (
+        f"The teacher answers {top1.value:.1%} of {images} validation images right; its record is {recorded:.1%}. "
+        "It has probably learned from these images. On what it knows by heart it is surer than it should be, so its "
+        "answers say little about how classes resemble each other; a higher temperature, or more augmentation, helps."
+    )
 
 
 def _sample(suspect: Suspect, whole: Split) -> Split:
