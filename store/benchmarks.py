@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from distillery.errors import NotFound, WrongState
 from distillery.ids import new_id
 from distillery.spec import JobSpec, LatencySpec
+from distillery.spec.teacher import BLACK_BOXES
 from distillery.views import Benchmark
 from store import present
 from store.jobs import add_row, find
@@ -17,7 +18,7 @@ def request(session: Session, job_id: str, *, spec: LatencySpec) -> Benchmark:
 
     Raises:
         NotFound: there is no such job.
-        WrongState: it has not succeeded, or its student had no teacher, so there is nothing to measure.
+        WrongState: it has not succeeded, or its student had no teacher that can be timed.
     """
     subject = find(session, job_id, locked=True)  # so that nobody deletes it meanwhile
     if subject.status != "succeeded":
@@ -30,6 +31,13 @@ def request(session: Session, job_id: str, *, spec: LatencySpec) -> Benchmark:
         raise WrongState(
             f"The student of {job_id} taught itself: there is no teacher to time it against.",
             hint="Its report tells the speed of its early exits; measure a job that had a teacher.",
+        )
+    opaque = [each.architecture for each in resolved.teachers if each.architecture in BLACK_BOXES]
+    if "table" in opaque or (opaque and len(resolved.teachers) > 1):
+        taught_by = " + ".join(each.architecture for each in resolved.teachers)
+        raise WrongState(
+            f"The teacher of {job_id} is {taught_by}, which cannot be timed as one network.",
+            hint="Measure a job whose teacher is a network, or a graph of ONNX.",
         )
     row = add_row(session, new_id("bmk"), kind="latency", sent=resolved, resolved=resolved, subject_id=subject.id)
     asked = insert(BenchmarkRow).values(id=row.id, job_id=subject.id, spec=spec.model_dump(mode="json"))

@@ -17,8 +17,6 @@ from store.leases import Claim
 from worker import sources
 from worker.patience import Patience
 
-WEIGHTS = ("teacher.safetensors", "student.safetensors")
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -70,9 +68,15 @@ class Inputs:
         spec = self.claim.spec
         for place, (teacher, pointer) in enumerate(zip(spec.teachers, spec.teacher_pointers, strict=True)):
             given += self._teacher(teacher, place=place, pointer=pointer)
-        if isinstance(spec.dataset, StoredData):
-            given += ["--dataset", str(self._packed(spec.dataset.id, to="dataset", pointer="/dataset/id"))]
-        more = spec.dataset.unlabelled
+        return given + self._data()
+
+    def _data(self) -> list[str]:
+        """The packed files of the data sets that the spec names by their ids."""
+        given: list[str] = []
+        data = self.claim.spec.dataset
+        if isinstance(data, StoredData):
+            given += ["--dataset", str(self._packed(data.id, to="dataset", pointer="/dataset/id"))]
+        more = data.unlabelled
         if more is not None and more.id is not None:
             packed = self._packed(more.id, to="unlabelled", pointer="/dataset/unlabelled/id")
             given += ["--unlabelled", str(packed)]
@@ -115,9 +119,12 @@ class Inputs:
             raise UnreadableData(detail, hint="Add it again.", pointer=pointer) from error
 
     def _of_latency(self) -> list[str]:
-        teacher, student = (self._delivered(str(self.claim.subject_id), name, to=name) for name in WEIGHTS)
+        teachers = self.claim.spec.teachers
+        graph = len(teachers) == 1 and teachers[0].architecture == "onnx"
+        names = ("teacher.onnx" if graph else "teacher.safetensors", "student.safetensors")
+        teacher, student = (self._delivered(str(self.claim.subject_id), name, to=name) for name in names)
         given = ["--job", str(self._spec()), "--teacher", str(teacher), "--student", str(student)]
-        return [*given, "--out", str(self.out)]
+        return [*given, *self._data(), "--out", str(self.out)]
 
     def _spec(self) -> Path:
         spec = self.claim.spec

@@ -46,13 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--student", type=Path, required=True, help="the student's weights (.safetensors)")
     parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and latency_samples.csv")
     parser.add_argument("--threads", type=int, help="CPU threads, in place of the spec's")
+    parser.add_argument("--dataset", type=Path, help="the packed file of a stored data set")
+    parser.add_argument("--unlabelled", type=Path, help="the packed file of its unlabelled images")
     parser.add_argument("--data-root", type=Path, help="folder that holds data sets named in the spec")
     return parser
 
 
 def _measured(arguments: argparse.Namespace) -> LatencyReport:
     job = _job(arguments.job, threads=arguments.threads)
-    dataset = load(job.dataset, data_root=arguments.data_root)
+    dataset = load(
+        job.dataset, data_root=arguments.data_root, stored=arguments.dataset, unlabelled=arguments.unlabelled
+    )
     _demand_same_data(job, dataset)
     dataset = _normalised_as(arguments.student, dataset)
     report = compare(
