@@ -21,6 +21,7 @@ PROCESSES = 2
 _FILES_AT_ONCE = 64
 _BYTES_AT_ONCE = 1 << 20
 _MEMORY_BYTES = 2 << 30
+_TASK = struct.Struct("<BI")
 _ANSWER = struct.Struct("<BBII")
 _BROKEN, _PIXELS, _CHANNELS = 0, 1, 2
 _MOST_REASON = 300
@@ -45,11 +46,12 @@ class Task:
 
 
 class Decoders:
-    """Children that decode images. Use it as a context manager: none outlives it."""
+    """Children that decode images, begun when they are needed. Use it as a context manager: none outlives it."""
 
-    def __init__(self, task: Task, *, processes: int = PROCESSES) -> None:
-        self._task = task
+    def __init__(self, *, processes: int = PROCESSES) -> None:
+        pixels.load_decoders()
         self._children: list[guard.Child | None] = [None] * processes
+        self._task = Task(None, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -61,11 +63,12 @@ class Decoders:
             if child is not None:
                 child.close()
 
-    def map(self, files: Iterable[bytes | str]) -> Iterator[Picture | int | str]:
+    def map(self, files: Iterable[bytes | str], task: Task) -> Iterator[Picture | int | str]:
         """For each file in order its picture, of a task without channels their number, or why it has none.
 
         The reason goes on from the file's name. Where it is known before, it stands in place of the file's content.
         """
+        self._task = task
         waiting: deque[tuple[int, Sequence[bytes | str]]] = deque()
         turn = 0
         for batch in _batched(files):
@@ -84,7 +87,8 @@ class Decoders:
             if child is None:
                 child = self._children[place] = guard.Child(self._work, memory_bytes=_MEMORY_BYTES)
             try:
-                child.send(b"".join(struct.pack("<Q", len(each)) + each for each in batch if isinstance(each, bytes)))
+                files = (struct.pack("<Q", len(each)) + each for each in batch if isinstance(each, bytes))
+                child.send(b"".join((_TASK.pack(self._task.channels or 0, self._task.short_side), *files)))
                 return
             except guard.ChildGone:
                 self._bury(place)
@@ -115,16 +119,17 @@ class Decoders:
         self._children[place] = None
 
     def _work(self, channel: socket.socket) -> None:
-        """The child's side: a frame of files in, a frame for each of them out."""
+        """The child's side: a frame of a task and files in, a frame for each of the files out."""
         while True:
             frame = guard.receive(channel)
-            at = 0
+            channels, short_side = _TASK.unpack_from(frame)
+            task, at = Task(channels or None, short_side), _TASK.size
             while at < len(frame):
                 length = struct.unpack_from("<Q", frame, at)[0]
                 content = bytes(frame[at + 8 : at + 8 + length])
                 at += 8 + length
                 guard.on_cpu_for(guard.CPU_SECONDS)
-                answer = _answer(content, self._task)
+                answer = _answer(content, task)
                 guard.on_cpu_for(0)
                 guard.send(channel, answer)
 

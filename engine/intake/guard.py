@@ -6,8 +6,10 @@ that it is given to read). A child that dies or hangs costs the member that it w
 
 import contextlib
 import ctypes
+import gc
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -20,6 +22,7 @@ from distillery.errors import UnreadableData
 _LENGTH = struct.Struct("<Q")
 _LARGEST_FRAME = 1 << 31
 _PDEATHSIG, _NO_NEW_PRIVILEGES, _DUMPABLE = 1, 38, 4
+_LAST_SECONDS = 2.0
 CPU_SECONDS = 10.0
 """For one member."""
 WALL_SECONDS = 60.0
@@ -67,6 +70,7 @@ class Child:
         ours.settimeout(WALL_SECONDS)
         self._socket = ours
         self._reaped: int | None = None
+        self._silent = False
 
     def send(self, content: bytes) -> None:
         """Send one frame.
@@ -76,7 +80,8 @@ class Child:
         """
         try:
             send(self._socket, content)
-        except OSError:
+        except OSError as error:
+            self._silent = isinstance(error, TimeoutError)
             raise ChildGone(self._epitaph()) from None
 
     def receive(self) -> bytearray:
@@ -87,7 +92,8 @@ class Child:
         """
         try:
             return receive(self._socket)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
+            self._silent = isinstance(error, TimeoutError)
             raise ChildGone(self._epitaph()) from None
 
     def close(self) -> None:
@@ -99,21 +105,22 @@ class Child:
             self._reaped = os.waitpid(self.pid, 0)[1]
 
     def _epitaph(self) -> str:
-        """End and bury it, and say how it died."""
-        found, status = os.waitpid(self.pid, os.WNOHANG) if self._reaped is None else (self.pid, self._reaped)
-        if not found:
-            with contextlib.suppress(OSError):
-                # It may be about to die: a closed socket is heard before the process is gone.
-                self._socket.settimeout(1.0)
-                self._socket.recv(1)
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-        if not found:
+        """Bury it, and say how it died. One that only closed its socket is about to; one that did not is ended."""
+        if self._reaped is None and not self._is_dead(within=0 if self._silent else _LAST_SECONDS):
             self.close()
             return "took too long to read"
-        self._reaped = status
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
+        if self._reaped is None:
+            self._reaped = os.waitpid(self.pid, 0)[1]
+        if os.WIFSIGNALED(self._reaped) and os.WTERMSIG(self._reaped) in (signal.SIGPROF, signal.SIGXCPU):
             return f"took more than {CPU_SECONDS:.0f} seconds to read"
         return "made its decoder crash"
+
+    def _is_dead(self, *, within: float) -> bool:
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            return bool(select.select([descriptor], [], [], within)[0])
+        finally:
+            os.close(descriptor)
 
 
 def send(channel: socket.socket, content: bytes) -> None:
@@ -161,6 +168,7 @@ def _live(
 ) -> None:
     """The child's whole life; never returns."""
     status = 1
+    gc.freeze()  # what was the parent's is shared with it as long as no collection touches it
     try:
         _shut_in(keep, parent=parent, bounds=bounds)
         warnings.simplefilter("error")

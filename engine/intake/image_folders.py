@@ -34,8 +34,8 @@ class Placed:
     member: Member
 
 
-def plan(sources: Sequence[Source], *, spec: DatasetImport) -> Plan:
-    """Find the images of all sources; they are decoded when the plan is carried out.
+def plan(sources: Sequence[Source], *, spec: DatasetImport, decoders: Decoders) -> Plan:
+    """Find the images of all sources; they are decoded when the plan is carried out, while `decoders` still live.
 
     Raises:
         UnreadableData: the folders are not those of classes, or the splits do not fit each other.
@@ -50,10 +50,10 @@ def plan(sources: Sequence[Source], *, spec: DatasetImport) -> Plan:
             notes.append(f"Left out, because they are in no class folder: {names.quoted(beside)} of '{source.named}'.")
     placed.sort(key=lambda each: (_ORDER.index(each.split), each.label or "", each.member.parts))
     _check_classes(placed)
-    channels = spec.channels or _channels_of_most(placed)
+    channels = spec.channels or _channels_of_most(placed, decoders=decoders)
 
     def fill(gathering: Gathering) -> None:
-        _decode(placed, gathering=gathering, channels=channels, short_side=spec.short_side)
+        _decode(placed, gathering=gathering, decoders=decoders, task=Task(channels, spec.short_side))
 
     return Plan("image-classification", "image_folder", fill, channels, len(placed), tuple(notes))
 
@@ -147,11 +147,10 @@ def _check_classes(placed: Sequence[Placed]) -> None:
             )
 
 
-def _channels_of_most(placed: Sequence[Placed]) -> int:
+def _channels_of_most(placed: Sequence[Placed], *, decoders: Decoders) -> int:
     """1 or 3: what most of some images have, evenly chosen among all."""
     chosen = placed[:: max(1, len(placed) // _PROBED)]
-    with Decoders(Task(None, 0)) as decoders:
-        found = [answer for answer in decoders.map(_contents(chosen)) if isinstance(answer, int)]
+    found = [answer for answer in decoders.map(_contents(chosen), Task(None, 0)) if isinstance(answer, int)]
     return 1 if found.count(1) > found.count(3) else 3
 
 
@@ -179,16 +178,15 @@ def _contents(placed: Sequence[Placed]) -> Iterator[bytes | str]:
         yield content if kind in IMAGES else f"is {describe(kind)}, not a JPEG, PNG or WebP image"
 
 
-def _decode(placed: Sequence[Placed], *, gathering: Gathering, channels: int, short_side: int) -> None:
+def _decode(placed: Sequence[Placed], *, gathering: Gathering, decoders: Decoders, task: Task) -> None:
     scaled = 0
-    with Decoders(Task(channels, short_side)) as decoders:
-        for each, answer in zip(placed, decoders.map(_contents(placed)), strict=True):
-            if isinstance(answer, Picture):
-                scaled += answer.scaled
-                gathering.add_image(answer.pixels, name=each.member.name, label=each.label, split=each.split)
-            else:
-                gathering.add_broken(each.member.name, str(answer))
+    for each, answer in zip(placed, decoders.map(_contents(placed), task), strict=True):
+        if isinstance(answer, Picture):
+            scaled += answer.scaled
+            gathering.add_image(answer.pixels, name=each.member.name, label=each.label, split=each.split)
+        else:
+            gathering.add_broken(each.member.name, str(answer))
     if scaled:
         gathering.notes.append(
-            f"{scaled:,} images were scaled down to a short side of {short_side} pixels (bilinear with reducing)."
+            f"{scaled:,} images were scaled down to a short side of {task.short_side} pixels (bilinear with reducing)."
         )

@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from distillery.errors import UnreadableData
 
+DECODERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+"""The decoders that may run. Pillow has dozens more, most of them old and rarely looked at; it would load them all if
+one of these were not loaded yet."""
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""The decoders that may run. Pillow has dozens more, most of them old and rarely looked at."""
 MOST_FILE_BYTES = 50 << 20
 MOST_PIXELS = 40_000_000
 LONGEST_SIDE = 20_000
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA", "La")
 _MEND = "Replace the file, remove it, or import with on_error: skip."
+
+
+def load_decoders() -> None:
+    """Load what `Image.open` would load at its first call, so that children which are forked later need not."""
+    Image.preinit()
 
 
 def channels_of(content: bytes) -> int:

@@ -11,6 +11,7 @@ from distillery.spec.imports import DatasetImport
 from distillery.views import DatasetFacts, PhaseName
 from engine.data.packed import SPLITS, PackedWriter, open_packed
 from engine.intake import array_sets, image_folders, names, table_sets
+from engine.intake.decoding import Decoders
 from engine.intake.gathering import Gathering, Plan
 from engine.intake.limits import LIMITS, Budget, Limits
 from engine.intake.members import Member
@@ -89,7 +90,7 @@ def _planned(sources: Sequence[Source], *, spec: DatasetImport, budget: Budget, 
     if format_ is None:
         refuse(first[1], name=first[0].name)
     if format_ == "image_folder":
-        return image_folders.plan(sources, spec=spec)
+        return image_folders.plan(sources, spec=spec, decoders=scratch.enter_context(Decoders()))
     members, notes = _of_format(sources, format_=format_, budget=budget)
     if format_ == "idx":
         return array_sets.plan_idx(members, spec=spec, notes=notes)

@@ -19,27 +19,29 @@ _PROBED = 500
 _Answer = Picture | int | str
 
 
-def channels_of_most(tables: Tables) -> int:
+def channels_of_most(tables: Tables, *, decoders: Decoders) -> int:
     """1 or 3: what most of the first images of each table have."""
     found: list[_Answer] = []
     for opened, chosen, _ in tables:
-        with closing(opened()) as table, Decoders(Task(None, 0)) as decoders:
+        with closing(opened()) as table:
             rows = deque[Any]()
-            answers = decoders.map(_contents(islice(table.rows(chosen), _PROBED), rows=rows))
+            answers = decoders.map(_contents(islice(table.rows(chosen), _PROBED), rows=rows), Task(None, 0))
             for answer in answers:
                 row = rows.popleft()
                 found.append(answer if isinstance(row, Row) else _channels(row))
     return 1 if found.count(1) > found.count(3) else 3
 
 
-def fill(gathering: Gathering, tables: Tables, *, channels: int, split: Callable[[Row, str | None], str]) -> None:
+def fill(
+    gathering: Gathering, tables: Tables, *, decoders: Decoders, channels: int, split: Callable[[Row, str | None], str]
+) -> None:
     """Gather the images of all tables in order."""
     scaled = 0
     side = gathering.spec.short_side
     for opened, chosen, of_file in tables:
-        with closing(opened()) as table, Decoders(Task(channels, side)) as decoders:
+        with closing(opened()) as table:
             rows = deque[Any]()
-            for answer in decoders.map(_contents(table.rows(chosen), rows=rows)):
+            for answer in decoders.map(_contents(table.rows(chosen), rows=rows), Task(channels, side)):
                 row = rows.popleft()
                 picture = _shaped(row, channels=channels, side=side) if isinstance(row, tuple) else answer
                 scaled += _take(gathering, row, picture, split=split, of_file=of_file)

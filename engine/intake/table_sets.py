@@ -81,7 +81,7 @@ def plan_parquet(
     files = _ordered(files)
     if kinds == {"text"}:
         return _plan_parquet_texts(files, opened, given=given, total=counts, notes=notes)
-    return _plan_parquet_images(files, opened, given=given, total=counts, notes=notes, spec=spec)
+    return _plan_parquet_images(files, opened, given=given, total=counts, notes=notes, spec=spec, scratch=scratch)
 
 
 def _plan_parquet_texts(
@@ -105,15 +105,18 @@ def _plan_parquet_images(
     total: int,
     notes: Sequence[str],
     spec: DatasetImport,
+    scratch: Scratch,
 ) -> Plan:
     from engine.intake import table_images
+    from engine.intake.decoding import Decoders
 
+    decoders = scratch.enter_context(Decoders())
     tables = [(lambda file=file: opened(file.table), file.chosen, file.split) for file in files]
-    channels = spec.channels or table_images.channels_of_most(tables)
+    channels = spec.channels or table_images.channels_of_most(tables, decoders=decoders)
 
     def fill(gathering: Gathering) -> None:
         gathering.given_names = _own_names(given)
-        table_images.fill(gathering, tables, channels=channels, split=_split_of_row)
+        table_images.fill(gathering, tables, decoders=decoders, channels=channels, split=_split_of_row)
 
     return Plan("image-classification", "parquet", fill, channels, total, tuple(notes))
 

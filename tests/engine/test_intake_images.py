@@ -150,8 +150,8 @@ def test_the_packed_file_is_that_of_any_number_of_processes() -> None:
     files = [picture(number) for number in range(150)] + [b"broken"] + [picture(number) for number in range(60)]
     answers = []
     for processes in (1, 2, 3):
-        with Decoders(Task(3, 64), processes=processes) as decoders:
-            found = decoders.map(files)
+        with Decoders(processes=processes) as decoders:
+            found = decoders.map(files, Task(3, 64))
             answers.append([each.pixels.tobytes() if isinstance(each, Picture) else each for each in found])
     assert answers[0] == answers[1] == answers[2]
     assert isinstance(answers[0][150], str)
@@ -165,8 +165,8 @@ def test_a_decoder_that_dies_costs_one_image_and_another_goes_on() -> None:
                 os.kill(child.pid, signal.SIGKILL)
             yield picture(number)
 
-    with Decoders(Task(3, 64), processes=2) as decoders:
-        answers = list(decoders.map(files(decoders)))
+    with Decoders(processes=2) as decoders:
+        answers = list(decoders.map(files(decoders), Task(3, 64)))
     lost = [number for number, answer in enumerate(answers) if isinstance(answer, str)]
     assert len(answers) == 300 and len(lost) <= 1
     assert all(
@@ -190,8 +190,9 @@ def test_a_child_that_crashes_or_never_ends_is_told_and_buried(monkeypatch: pyte
     def sleep_for_ever(channel: socket.socket) -> None:
         signal.pause()
 
-    monkeypatch.setattr(guard, "WALL_SECONDS", 0.5)
-    for work, reason in ((crash, "crash"), (work_for_ever, "took more than"), (sleep_for_ever, "took too long")):
+    deaths = ((crash, "crash", 60.0), (work_for_ever, "took more than", 60.0), (sleep_for_ever, "took too long", 0.5))
+    for work, reason, patience in deaths:
+        monkeypatch.setattr(guard, "WALL_SECONDS", patience)
         child = guard.Child(work, memory_bytes=1 << 28)
         child.send(b"read this")
         with pytest.raises(guard.ChildGone, match=reason):

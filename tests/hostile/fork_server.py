@@ -1,12 +1,14 @@
 """Reads files as an import would, each in a forked child of this process, which has everything loaded already.
 
-    python -m tests.hostile.fork_server WORKPLACE
+    python -m tests.hostile.fork_server WORKPLACE [MODULE ...]
 
 takes a line of JSON for each on stdin ({"file": ..., "named": ..., "spec": {...}}) and answers with one on stdout: how
 it ended, with which error, how long it took and how much memory it and its decoders had at most. What a child leaves in
-its folder or beside it is told as well.
+its folder or beside it is told as well. The modules are loaded before: pyarrow makes every fork twice as dear.
 """
 
+import gc
+import importlib
 import json
 import os
 import resource
@@ -16,15 +18,13 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy.ma
+import numpy.ma  # NumPy loads these two when they are used
 import numpy.random  # noqa: F401
-import pyarrow.parquet  # noqa: F401 - an import loads it in its guarded child; once for all is cheaper here
 
 from distillery.errors import DistilleryError
 from distillery.spec.imports import DatasetImport
 from engine.data.packed import open_packed
 from engine.intake import previews, reading, table_images  # noqa: F401 - loaded before the fork
-from engine.intake.parquet import ParquetTable  # noqa: F401
 from engine.intake.sources import Given
 from worker.ingest import limit_itself
 
@@ -35,6 +35,7 @@ PACKED, PREVIEW = reading.PACKED, previews.SHEET
 def main(workplace: Path) -> None:
     """Serve until stdin ends."""
     os.chdir(_emptied(workplace / "here"))
+    gc.freeze()
     for line in sys.stdin:
         task = json.loads(line)
         out = _emptied(workplace / "out")
@@ -88,4 +89,6 @@ def _emptied(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
     main(Path(sys.argv[1]))
