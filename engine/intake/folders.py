@@ -9,13 +9,13 @@ from typing import BinaryIO
 from distillery.errors import HostileFile, UnreadableData
 from engine.intake import names
 from engine.intake.limits import Budget
-from engine.intake.members import Member
+from engine.intake.members import Container, Member
 from engine.intake.streams import Unpacked, buffered
 
 _MEND = "Put the files themselves below the folder, under plain names."
 
 
-class Folder:
+class Folder(Container):
     """The files below `root`, sorted by name.
 
     Raises:
@@ -57,7 +57,7 @@ class Folder:
                 raise HostileFile(f"'{'/'.join(parts)}' is a link, a pipe or a device.", hint=_MEND)
 
 
-class SingleFile:
+class SingleFile(Container):
     """One file by itself, called `named`."""
 
     def __init__(self, path: Path, *, named: str, budget: Budget) -> None:
@@ -69,7 +69,7 @@ class SingleFile:
         return _opened(self.path, name=name, budget=self._budget)
 
 
-class Compressed:
+class Compressed(Container):
     """One file, compressed by itself: its content, unpacked while it is read."""
 
     def __init__(self, inner: Member, *, how: str, budget: Budget) -> None:

@@ -52,19 +52,13 @@ class Child:
         threads: bool = False,
         keep: Sequence[int] = (),
     ) -> None:
+        bounds = _bounds(memory_bytes, data_bytes=data_bytes, threads=threads)
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # about threads, of which none holds a lock we need
             self.pid = os.fork()
         if self.pid == 0:
-            bounds = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
-            if not threads:
-                bounds[resource.RLIMIT_NPROC] = 0
-            address_space, data = _own_memory()
-            bounds[resource.RLIMIT_AS] = address_space + memory_bytes
-            if data_bytes is not None:
-                bounds[resource.RLIMIT_DATA] = data + data_bytes
             _live(work, theirs, keep=(*keep, theirs.fileno()), parent=parent, bounds=bounds)
         theirs.close()
         ours.settimeout(WALL_SECONDS)
@@ -168,8 +162,8 @@ def _live(
 ) -> None:
     """The child's whole life; never returns."""
     status = 1
-    gc.freeze()  # what was the parent's is shared with it as long as no collection touches it
     try:
+        gc.freeze()  # what was the parent's is shared with it as long as no collection touches it
         _shut_in(keep, parent=parent, bounds=bounds)
         warnings.simplefilter("error")
         work(channel)
@@ -201,10 +195,25 @@ def _shut_in(keep: Sequence[int], *, parent: int, bounds: Mapping[int, int]) -> 
 
 
 def _close_all_but(keep: Sequence[int]) -> None:
-    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if descriptor > 2 and descriptor not in keep:
-            with contextlib.suppress(OSError):  # that of the listing itself is closed already
-                os.close(descriptor)
+    at = 3
+    for descriptor in (*sorted(keep), min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20)):
+        os.closerange(at, descriptor)
+        at = descriptor + 1
+
+
+def _bounds(memory_bytes: int, *, data_bytes: int | None, threads: bool) -> dict[int, int]:
+    """Resource limits of a child, by their numbers."""
+    address_space, data = _own_memory()
+    bounds = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_AS: address_space + memory_bytes,
+    }
+    if not threads:
+        bounds[resource.RLIMIT_NPROC] = 0
+    if data_bytes is not None:
+        bounds[resource.RLIMIT_DATA] = data + data_bytes
+    return bounds
 
 
 def _lower(limit: int, value: int) -> None:
@@ -216,6 +225,6 @@ def _lower(limit: int, value: int) -> None:
 
 def _own_memory() -> tuple[int, int]:
     """Address space and writable memory of this process in bytes."""
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    fields = Path("/proc/self/statm").read_bytes().split()
     page = resource.getpagesize()
     return int(fields[0]) * page, int(fields[5]) * page

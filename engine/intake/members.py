@@ -1,18 +1,24 @@
 """A file inside a source: an archive's member, a file below a folder, or a single file; all are read the same way."""
 
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from distillery.errors import UnreadableData
 from distillery.sniff import HEAD_BYTES, sniff
 
 
-class Container(Protocol):
+class Container(ABC):
     """Opens its members; an archive reads from its one file, so only one of them can be read at a time."""
 
+    @abstractmethod
     def open(self, place: Any, *, name: str) -> BinaryIO:
         """The member's content from its beginning, counted and checked while it is read."""
+
+    def read(self, place: Any, *, name: str, most: int) -> bytes | None:
+        """The member's content at once, where that is quicker; None where it must be opened."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,7 @@ class Member:
             UnreadableData: it is damaged, or has more than `most` bytes.
             HostileFile: as `open`.
         """
-        at_once = getattr(self.container, "read", None)
-        content = at_once(self.place, name=self.name, most=most) if at_once else None
+        content = self.container.read(self.place, name=self.name, most=most)
         if content is None:
             with self.open() as stream:
                 content = exactly(stream, most + 1)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from distillery.errors import HostileFile, UnreadableData
 from engine.intake import names
 from engine.intake.limits import Budget
-from engine.intake.members import Member, Slice
+from engine.intake.members import Container, Member, Slice
 from engine.intake.streams import CHUNK_BYTES, Unpacked
 
 _BLOCK = 512
@@ -38,7 +38,7 @@ class _Extended:
     seen: set[bytes] = field(default_factory=set)
 
 
-class TarArchive:
+class TarArchive(Container):
     """The members of a plain tar file of `size` bytes.
 
     Args:

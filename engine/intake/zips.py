@@ -16,7 +16,7 @@ from distillery.errors import HostileFile, UnreadableData
 from distillery.zip_directory import Entry
 from engine.intake import names
 from engine.intake.limits import Budget
-from engine.intake.members import Member, Slice
+from engine.intake.members import Container, Member, Slice
 from engine.intake.streams import CHUNK_BYTES, Unpacked
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 20
 _MEND = "Write the archive again with a common tool, such as 'zip -r'."
 
 
-class ZipArchive:
+class ZipArchive(Container):
     """The members of a zip file.
 
     Raises:
