@@ -70,7 +70,8 @@ class Console:
         at = message.progress
         rate = f", {at.images_per_second:,.0f} images/s" if at.images_per_second else ""
         eta = f", {at.eta_seconds:,.0f} s left" if at.eta_seconds is not None else ""
-        self._stream.write(f"  epoch {at.epoch}/{at.epochs}, step {at.step}/{at.total_steps}{rate}{eta}\n")
+        epoch = f"epoch {at.epoch}/{at.epochs}, " if at.epochs else ""
+        self._stream.write(f"  {epoch}step {at.step}/{at.total_steps}{rate}{eta}\n")
 
     def _way_on(self, message: Halted) -> str:
         """What a supervisor would do next, for a person to do."""

@@ -57,6 +57,9 @@ def _teachers(spec: "JobSpec") -> Iterator[InitErrorDetails]:
 
 
 def _source(spec: "JobSpec", place: Place, teacher: TeacherSpec) -> Iterator[InitErrorDetails]:
+    published = (teacher.weights or "").startswith("torchvision:")
+    if not teacher.architecture and (published or teacher.source in (None, "train")):
+        yield _fault((*place, "architecture"), "missing", "This teacher needs an architecture.", "Add this field.")
     if isinstance(spec.method, OnlineMethod):
         if teacher.source is not None:
             detail = f"An online teacher is trained beside the student, so that it has no '{teacher.source}'."

@@ -57,9 +57,6 @@ class TeacherSpec(Frozen):
                 "'torchvision:<name>'; pickled formats (.pt, .pth, .bin) can run code when they are read, so they are "
                 "refused. Convert them with: distillery models convert FILE"
             )
-        published = (self.weights or "").startswith("torchvision:")
-        if not self.architecture and (published or self.source in (None, "train")):
-            raise ValueError("This teacher needs an architecture. Add 'architecture', such as resnet56.")
         return self
 
 
