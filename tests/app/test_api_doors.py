@@ -134,7 +134,8 @@ EXPECTED = {
     "UnknownName": 422, "InvalidPageToken": 400, "UnsatisfiableRange": 416, "NotFound": 404, "WrongState": 409,
     "Fenced": 409, "TrainingDiverged": 500, "ExportMismatch": 500, "CorruptFile": 500, "StorageFull": 507,
     "InvalidWebhook": 422, "KeyReused": 422, "Outdated": 412, "Unavailable": 503, "MissingDependency": 501,
-    "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
+    "InvalidImport": 422, "HostileFile": 422, "UnfitTeacher": 422, "QuotaExceeded": 413, "TooLarge": 413,
+    "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
 }  # fmt: skip
 
 
@@ -146,6 +147,8 @@ def made(kind: type[errors.DistilleryError]) -> errors.DistilleryError:
         return kind("Outside.", size=5)
     if issubclass(kind, errors.ServiceRefused):
         return kind("No.", status=400, problem_code="X")
+    if issubclass(kind, errors.UnfitTeacher):
+        return kind("It reads BGR.", cause="NORMALISATION", hint="How to mend it.")
     return kind("What happened.", hint="How to mend it.")
 
 
@@ -174,9 +177,10 @@ def test_every_error_of_ours_has_its_status(
     failing: str, check_problem: Any, kind: type[errors.DistilleryError]
 ) -> None:
     answer = httpx.get(f"{failing}/raise/{kind.__name__}")
-    problem = check_problem(answer, EXPECTED[kind.__name__], kind.code)
+    code = made(kind).code
+    problem = check_problem(answer, EXPECTED[kind.__name__], code)
     assert problem.title == kind.title
-    assert problem.type == f"urn:distillery:problem:{kind.code.lower().replace('_', '-')}"
+    assert problem.type == f"urn:distillery:problem:{code.lower().replace('_', '-')}"
     assert answer.headers.get("retry-after") == ("5" if kind is errors.Unavailable else None)
     assert answer.headers.get("content-range") == ("bytes */5" if kind is errors.UnsatisfiableRange else None)
 
