@@ -65,6 +65,7 @@ def estimated(ready: Ready, *, journal: Journal) -> tuple[Estimate, tuple[str, .
         artifact_bytes=_disk(ready, bursts),
         notes=tuple(_notes(ready, bursts)),
     )
+    journal.out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(journal.out).free
     if free < estimate.artifact_bytes.low:
         raise StorageFull(
