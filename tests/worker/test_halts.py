@@ -198,7 +198,7 @@ def test_a_batch_that_memory_does_not_hold_is_learned_from_in_parts(trainer):
     The teacher's batches fit. The stacks are asked for on the way, as of a trainer that seems frozen.
     """
     job = JOB | {"training": JOB["training"] | {"batch_size": 96}}
-    short = (*SHORT_OF_MEMORY, "64")
+    short = (*SHORT_OF_MEMORY, "64-once-taught")
     first = trainer(job, command=short)
     assert (first.halted.reason, first.halted.run) == ("out_of_memory", "training")
     assert first.halted.detail == (
@@ -210,13 +210,22 @@ def test_a_batch_that_memory_does_not_hold_is_learned_from_in_parts(trainer):
         if isinstance(message, PhaseBegan) and message.phase == "training":
             os.kill(pid, signal.SIGUSR1)
 
-    assert not first.of(Saved), "the burst before the first step met it: nothing was trained in vain"
-    second = trainer(job, "--micro-batches", "2", command=short, attempt=2, hear=look)
+    arguments = ("--resume", str(first.checkpoint), "--micro-batches", "2")
+    second = trainer(job, *arguments, command=short, attempt=2, hear=look)
     assert second.exit_code == EXIT_FINISHED, second.log
     assert "Current thread" in second.log
     assert "most recent call first" in second.log
-    (told,) = {each.message for each in second.of(Warned) if "in 2 parts" in each.message}
+    (told,) = [each.message for each in second.of(Warned) if "in 2 parts" in each.message]
     assert "batch normalisation sees each part" in told
+
+
+def test_a_lack_of_memory_is_met_before_a_teacher_is_trained_in_vain(trainer):
+    """Row 12: the burst of each training, before the first of them begins, is of whole batches."""
+    job = JOB | {"training": JOB["training"] | {"batch_size": 96}}
+    first = trainer(job, command=(*SHORT_OF_MEMORY, "64"))
+    assert (first.halted.reason, first.halted.run) == ("out_of_memory", "training")
+    assert not first.of(Saved)
+    assert [each.phase for each in first.of(PhaseBegan)] == ["preparing"]
 
 
 def test_a_full_disk_halts_the_job_and_leaves_the_checkpoint_before_it(trainer):
