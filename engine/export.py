@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ExportMismatch, InvalidRequest, MissingDependency
 from engine.checkpoint import written_whole
-from engine.runtimes import INPUT, OUTPUT, OnnxRuntime
+from engine.runtimes import INPUT, OUTPUT, Forms, OnnxRuntime
 
 TOLERANCE = 1e-3
 """Largest difference between exported and eager logits, as a share of the largest eager logit."""
@@ -121,7 +121,7 @@ _MEND = "Please report the architecture; until then leave 'onnx' out of 'export'
 
 def _loaded(path: Path) -> Any:
     try:
-        return OnnxRuntime().load(nn.Identity(), onnx=path, device=torch.device("cpu"), threads=1)
+        return OnnxRuntime().load(Forms(nn.Identity(), onnx=path), device=torch.device("cpu"), threads=1)
     except _runtime_errors() as failed:
         raise ExportMismatch(f"{path.name} cannot be loaded by ONNX Runtime: {failed}", hint=_MEND) from failed
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from fastapi import APIRouter
 
-from distillery.spec.benchmark import RUNTIMES
+from distillery.spec.latency import RUNTIMES
 from distillery.spec.methods import Method
 from distillery.spec.objectives import Term
 from distillery.spec.presets import PRESETS

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from distillery.errors import InvalidSpec
-from distillery.spec.benchmark import LatencySpec
 from distillery.spec.consistency import faults
 from distillery.spec.dataset import DatasetSpec
 from distillery.spec.frozen import Frozen
+from distillery.spec.latency import LatencySpec
 from distillery.spec.methods import DataFreeMethod, Method, OfflineMethod
 from distillery.spec.problems import field_problems
 from distillery.spec.student import StudentSpec
@@ -20,6 +20,7 @@ ExportFormat = Literal["safetensors", "onnx"]
 Short = Annotated[str, Field(max_length=100)]
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 MOST_LABELS = 64
@@ -31,7 +32,7 @@ MaxSeconds = Annotated[float, Field(ge=1, le=31_536_000)]
 class Resources(Frozen):
     """Which workers may take the job, and when."""
 
-    queue: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "default"
+    queue: QueueName = "default"
     priority: Priority = 50
     """Higher is claimed first; equal ones in the order of submission."""
     max_seconds: MaxSeconds | None = None

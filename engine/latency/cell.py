@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from engine.export import TOLERANCE, difference
 from engine.latency.memory import peak_growth
 from engine.latency.rounds import Call, Plan, Warmup, block_medians, interleave, plan, warm_up
 from engine.latency.samples import QualityImages, Timed
-from engine.runtimes import Runtime, Session
+from engine.runtimes import Forms, Runtime, Session
 
 TEACHER, STUDENT, CONTROL = "teacher", "student", "control"
 CUDA_TOLERANCE = 2e-2
@@ -47,7 +46,7 @@ class Cell:
 class Subject:
     """A network to be timed, with what is the same in every runtime. `eager` are its logits [N, K] on the CPU."""
 
-    model: Literal["teacher", "student"]
+    model: str
     network: nn.Module
     weights: Path
     onnx: Path | None
@@ -58,7 +57,7 @@ class Subject:
     def file_for(self, runtime: Runtime) -> Path | None:
         """The file that `runtime` loads."""
         black_box = isinstance(self.network, OnnxNetwork)
-        return self.onnx if runtime.needs_onnx and not black_box else self.weights
+        return self.onnx if runtime.form != "network" and not black_box else self.weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +188,15 @@ def _load(subject: Subject, cell: Cell, *, batches: Sequence[Tensor], setting: S
     """Load, make the cold first call, check the answers, warm up: in this order, so that the first call is cold."""
 
     def load_and_call() -> tuple[Session, float]:
-        session = cell.runtime.load(subject.network, onnx=subject.onnx, device=cell.device, threads=setting.threads)
+        session = cell.runtime.load(
+            Forms(subject.network, onnx=subject.onnx), device=cell.device, threads=setting.threads
+        )
         session.feed(batches)
         began = time.perf_counter()
         session.call(0)
         return session, time.perf_counter() - began
 
-    (session, cold), peak = peak_growth(load_and_call, device=cell.device, in_torch=not cell.runtime.needs_onnx)
+    (session, cold), peak = peak_growth(load_and_call, device=cell.device, in_torch=cell.runtime.form == "network")
     logits = setting.quality.answers(session)
     difference(
         logits,

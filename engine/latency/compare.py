@@ -83,7 +83,7 @@ def compare(
         if black_boxes.is_opaque(teacher.network):
             cells, left_out = _for_graph(cells)
             notes += left_out
-        if any(cell.runtime.needs_onnx for cell in cells):
+        if any(cell.runtime.form != "network" for cell in cells):
             pair, cells, impossible = _exported(
                 pair, cells, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
             )
@@ -112,8 +112,7 @@ def compare(
         protocol=PROTOCOL,
         comparisons=tuple(comparison for comparison, _ in measured),
         environment={**described, "dtype": "float32", "layout": "NCHW", "data": dataset.name},
-        teacher_sha256=sha256_of(teacher.weights),
-        student_sha256=sha256_of(student.weights),
+        weights_sha256={"teacher": sha256_of(teacher.weights), "student": sha256_of(student.weights)},
         repeat_with=repeat_with,
         notes=(*notes, on_images, *NOTES),
     )
@@ -158,7 +157,7 @@ def planned(spec: LatencySpec) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
 
 def _for_graph(cells: tuple[Cell, ...]) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     """What of it an ONNX graph can be measured in: both sides run in the same runtime, and it runs in no other."""
-    kept = tuple(cell for cell in cells if cell.runtime.needs_onnx)
+    kept = tuple(cell for cell in cells if cell.runtime.form != "network")
     names = sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept})
     why = "because the teacher is an ONNX graph, and both sides are timed in one runtime"
     return kept, tuple(f"Not measured: {name}, {why}." for name in names)
@@ -174,7 +173,7 @@ def _subject(
     model: Literal["teacher", "student"], contestant: Contestant, *, dataset: Dataset, quality: QualityImages
 ) -> Subject:
     network = contestant.network
-    eager = runtimes.Eager().load(network, onnx=None, device=torch.device("cpu"), threads=torch.get_num_threads())
+    eager = runtimes.Eager().load(runtimes.Forms(network), device=torch.device("cpu"), threads=torch.get_num_threads())
     return Subject(
         model=model,
         network=network,
@@ -204,6 +203,6 @@ def _exported(
     try:
         return (with_onnx(pair[0]), with_onnx(pair[1])), cells, ()
     except InvalidRequest as impossible:
-        kept = tuple(cell for cell in cells if not cell.runtime.needs_onnx)
+        kept = tuple(cell for cell in cells if cell.runtime.form == "network")
         left_out = ", ".join(sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept}))
         return pair, kept, (f"Not measured: {left_out}. {impossible.detail}",)

@@ -16,7 +16,7 @@ from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset, Split
 from engine.data.views import ordered
 from engine.latency.rounds import Call
-from engine.runtimes import Eager, Session
+from engine.runtimes import Eager, Forms, Session
 
 QUALITY_IMAGES = 512
 QUALITY_SECONDS = 2.0
@@ -62,7 +62,7 @@ class QualityImages:
         # Drawn in a scattered order, so that stopping early still leaves images from all over the split.
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
         part = _part(test, rows)
-        session = Eager().load(slowest, onnx=None, device=torch.device("cpu"), threads=torch.get_num_threads())
+        session = Eager().load(Forms(slowest), device=torch.device("cpu"), threads=torch.get_num_threads())
         kept: list[Tensor] = []
         began = time.monotonic()
         for images in _normalised(part, dataset, batch_size=QUALITY_BATCH):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distillery import job_files
 from distillery.errors import InvalidSpec
 from distillery.spec import JobSpec, LatencySpec, parse, resolve
-from distillery.spec.benchmark import RUNTIMES, RuntimeName
+from distillery.spec.latency import RUNTIMES, RuntimeName
 from distillery.spec.methods import Method
 from distillery.spec.objectives import CrdTerm, CrossEntropyTerm, HintTerm, SoftTargetsTerm, Term
 from distillery.spec.presets import PRESETS, PresetName

@@ -58,7 +58,7 @@ def latency(slow: float, fast: float) -> LatencyReport:
         speedup=Estimated(value=slow / fast, low=1, high=9), rows=(row("teacher", slow), row("student", fast)),
     )  # fmt: skip
     return LatencyReport(
-        protocol="p", comparisons=(compared,), environment={}, teacher_sha256="a", student_sha256="b", repeat_with="-"
+        protocol="p", comparisons=(compared,), environment={}, weights_sha256={"teacher": "a"}, repeat_with="-"
     )
 
 

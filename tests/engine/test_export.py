@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distillery.errors import ExportMismatch, InvalidRequest
 from engine import runtimes
 from engine.export import MOST_BYTES, check_onnx, difference, export_onnx
+from engine.runtimes import Forms
 from models import build
 
 CPU = torch.device("cpu")
@@ -47,8 +48,8 @@ def test_the_export_answers_any_batch_as_the_network_does(exported: tuple[Path, 
     path, network = exported
     images = torch.randn(batch, 1, 8, 8)
     assert check_onnx(path, network, samples=images) < 1e-5
-    answered = runtimes.find("onnxruntime").load(network, onnx=path, device=CPU, threads=1).logits(images)
-    eager = runtimes.find("eager").load(network, onnx=None, device=CPU, threads=1).logits(images)
+    answered = runtimes.find("onnxruntime").load(Forms(network, onnx=path), device=CPU, threads=1).logits(images)
+    eager = runtimes.find("eager").load(Forms(network), device=CPU, threads=1).logits(images)
     assert answered.shape == (batch, 4)
     np.testing.assert_allclose(answered, eager, atol=1e-5)
 

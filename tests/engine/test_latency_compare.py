@@ -104,8 +104,8 @@ def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
         assert (comparison.batch_size, comparison.device, comparison.threads) == (2, "cpu", 1)
         assert comparison.rounds >= 30
         assert comparison.verdict == intervals.verdict(comparison.speedup, control=comparison.control)
-    assert report.teacher_sha256 == sha256_of(pair[0].weights)
-    assert report.student_sha256 == sha256_of(pair[1].weights)
+    assert report.weights_sha256["teacher"] == sha256_of(pair[0].weights)
+    assert report.weights_sha256["student"] == sha256_of(pair[1].weights)
     assert report.repeat_with == "the command"
     assert {"cpu", "versions", "threads", "load_average_1min", "python"} <= report.environment.keys()
     assert LatencyReport.model_validate_json(report.model_dump_json()) == report

@@ -108,7 +108,7 @@ def _latency(*verdicts: Verdict, value: float = 5.0) -> LatencyReport:
         for place, verdict in enumerate(verdicts)
     )  # fmt: skip
     return LatencyReport(
-        protocol="p", comparisons=comparisons, environment={}, teacher_sha256="a", student_sha256="b", repeat_with="c"
+        protocol="p", comparisons=comparisons, environment={}, weights_sha256={"teacher": "a"}, repeat_with="c"
     )
 
 

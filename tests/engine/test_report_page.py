@@ -80,7 +80,7 @@ def _latency(*devices: str, verdict: Verdict = "faster") -> LatencyReport:
         )  # fmt: skip
 
     return LatencyReport(
-        protocol="p", environment={}, teacher_sha256="a", student_sha256="b", repeat_with="repeat <this>",
+        protocol="p", environment={}, weights_sha256={"teacher": "a"}, repeat_with="repeat <this>",
         notes=("a general note",),
         comparisons=tuple(
             LatencyComparison(

@@ -11,6 +11,8 @@ from torch import nn
 from distillery.errors import MissingDependency, UnknownName
 from engine import runtimes
 from engine.export import export_onnx
+from engine.runtimes import Forms
+from engine.runtimes.onnx_runtime import OnnxSession
 
 CPU = torch.device("cpu")
 
@@ -30,7 +32,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES, ids=lambda runtime: runtime.name)
 def test_a_runtime_gives_the_answers_of_the_network_in_eval_mode(runtime: runtimes.Runtime, onnx_file: Path) -> None:
     network, images = _network(), torch.randn(6, 3, 8, 8)
-    session = runtime.load(network, onnx=onnx_file, device=CPU, threads=1)
+    session = runtime.load(Forms(network, onnx=onnx_file), device=CPU, threads=1)
     with torch.inference_mode():
         expected = copy.deepcopy(network).eval()(images).numpy()
     np.testing.assert_allclose(session.logits(images), expected, atol=1e-5)
@@ -41,14 +43,14 @@ def test_a_runtime_gives_the_answers_of_the_network_in_eval_mode(runtime: runtim
 def test_calls_go_round_the_batches_and_tell_no_device_time_on_the_cpu(
     runtime: runtimes.Runtime, onnx_file: Path
 ) -> None:
-    session = runtime.load(_network(), onnx=onnx_file, device=CPU, threads=1)
+    session = runtime.load(Forms(_network(), onnx=onnx_file), device=CPU, threads=1)
     session.feed([torch.randn(2, 3, 8, 8), torch.randn(1, 3, 8, 8)])
     assert [session.call(index) for index in range(5)] == [None] * 5
 
 
 def test_an_eager_session_shares_nothing_with_the_network() -> None:
     network = _network().to(memory_format=torch.channels_last)
-    session = runtimes.find("eager").load(network, onnx=None, device=CPU, threads=1)
+    session = runtimes.find("eager").load(Forms(network), device=CPU, threads=1)
     images = torch.randn(2, 3, 8, 8)
     before = session.logits(images)
     with torch.no_grad():
@@ -60,7 +62,7 @@ def test_an_eager_session_shares_nothing_with_the_network() -> None:
 
 
 def test_onnx_sessions_do_not_spin_and_use_the_threads_they_are_given(onnx_file: Path) -> None:
-    session = runtimes.OnnxSession(onnx_file, device=CPU, threads=2)
+    session = OnnxSession(onnx_file, device=CPU, threads=2)
     options = session.options
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.get_session_config_entry("session.inter_op.allow_spinning") == "0"
@@ -75,7 +77,7 @@ def test_a_runtime_says_why_it_cannot_run_on_a_device(monkeypatch: pytest.Monkey
     assert "onnxruntime-gpu" in runtimes.find("onnxruntime").absent_on(cuda)
     assert not any(runtime.absent_on(CPU) for runtime in runtimes.RUNTIMES)
     with pytest.raises(MissingDependency, match="no CUDA provider"):
-        runtimes.find("onnxruntime").load(_network(), onnx=onnx_file, device=cuda, threads=1)
+        runtimes.find("onnxruntime").load(Forms(_network(), onnx=onnx_file), device=cuda, threads=1)
 
 
 def test_an_unknown_runtime_names_the_nearest() -> None:

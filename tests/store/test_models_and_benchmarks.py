@@ -134,7 +134,7 @@ def test_a_measurement_is_work_like_any_other(shop: Any) -> None:
     assert claim.latency is not None and claim.latency.batch_sizes == (1, 8)
     shop.deliver(claim, "latency_samples.csv")
     result = LatencyReport(
-        protocol="1", comparisons=(), environment={"cpu": "x"}, teacher_sha256=SHA, student_sha256=SHA, repeat_with="-"
+        protocol="1", comparisons=(), environment={"cpu": "x"}, weights_sha256={"teacher": SHA}, repeat_with="-"
     )
     shop.do(leases.succeed, claim, summary="measured", benchmark_result=result)
     seen = shop.see(benchmarks.latest, subject.id)

@@ -48,8 +48,8 @@ def _report() -> LatencyReport:
     }  # fmt: skip
     return LatencyReport.model_validate(
         {
-            "protocol": "1", "comparisons": (comparison,), "environment": {}, "teacher_sha256": "0" * 64,
-            "student_sha256": "1" * 64, "repeat_with": "python -m engine.latency",
+            "protocol": "1", "comparisons": (comparison,), "environment": {}, "weights_sha256": {"teacher": "0" * 64},
+            "repeat_with": "python -m engine.latency",
         }
     )  # fmt: skip
 

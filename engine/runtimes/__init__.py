@@ -1,0 +1,26 @@
+"""Where a trained network can run. A new runtime is a file here, its line in `RUNTIMES` and its name in the spec."""
+
+from distillery.errors import UnknownName
+from distillery.spec.frozen import nearest
+from engine.runtimes.eager import Eager
+from engine.runtimes.onnx_runtime import OnnxRuntime
+from engine.runtimes.session import INPUT, OUTPUT, Form, Forms, Precision, Runtime, Session
+
+__all__ = [
+    "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "Precision", "Runtime", "Session", "find",
+]  # fmt: skip
+
+RUNTIMES: tuple[Runtime, ...] = (Eager(), OnnxRuntime())
+
+
+def find(name: str) -> Runtime:
+    """The runtime called `name`.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    for runtime in RUNTIMES:
+        if runtime.name == name:
+            return runtime
+    known = [runtime.name for runtime in RUNTIMES]
+    raise UnknownName(f"No runtime is called '{name}'.", hint=nearest(name, known))

@@ -1,0 +1,66 @@
+"""PyTorch as it is, without compilation."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.runtimes.session import Form, Forms, Precision
+
+
+class EagerSession:
+    """PyTorch without compilation, in eval and inference mode. CPU threads are PyTorch's own, set by the caller."""
+
+    def __init__(self, network: nn.Module, *, device: torch.device) -> None:
+        # Training may have left one of the networks channels-last; both are compared in the same layout.
+        own = copy.deepcopy(network).to(device=device, dtype=torch.float32)
+        self._network = own.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+        self._device = device
+        self._events = _cuda_events() if device.type == "cuda" else None
+        self._batches: list[Tensor] = []
+
+    def feed(self, batches: Sequence[Tensor]) -> None:
+        self._batches = [batch.contiguous().to(self._device) for batch in batches]
+
+    def call(self, index: int) -> float | None:
+        batch = self._batches[index % len(self._batches)]
+        if self._events is None:
+            with torch.inference_mode():
+                self._network(batch)
+            return None
+        began, ended = self._events
+        with torch.inference_mode():
+            began.record()
+            self._network(batch)
+            ended.record()
+        torch.cuda.synchronize(self._device)
+        return float(began.elapsed_time(ended)) / 1000
+
+    def logits(self, images: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(self._network(images.contiguous().to(self._device)).float().cpu().numpy())
+
+
+def _cuda_events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    event: Callable[..., torch.cuda.Event] = torch.cuda.Event  # its constructor carries no annotations
+    return event(enable_timing=True), event(enable_timing=True)
+
+
+class Eager:
+    """The network as PyTorch runs it: the reference of every other runtime."""
+
+    name = "eager"
+    form: Form = "network"
+    precision: Precision = "float32"
+
+    def absent_on(self, device: torch.device) -> str:
+        if device.type == "cuda" and not torch.cuda.is_available():
+            return "PyTorch finds no CUDA device here"
+        return ""
+
+    def load(self, forms: Forms, *, device: torch.device, threads: int) -> EagerSession:
+        """A fresh session. `threads` are PyTorch's own, set by the caller."""
+        return EagerSession(forms.network, device=device)
