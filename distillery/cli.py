@@ -239,7 +239,9 @@ def latency(
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-size", "-b", help="Images at once; give it again for more.", min=1)
     ] = None,
-    runtimes: Annotated[list[str] | None, typer.Option("--runtime", "-r", help="eager or onnxruntime.")] = None,
+    runtimes: Annotated[
+        list[str] | None, typer.Option("--runtime", "-r", help="eager, compiled, onnxruntime, onnxruntime-int8 ...")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the last one of this command, not a new one.")] = False,
     server: Server = _SERVER,
@@ -261,6 +263,8 @@ def latency(
     if result.result is None:
         return console.note(f"Measurement {result.id} is {result.status}.")
     console.stdout().print(tables.speedup_table(result.result))
+    for doubt in tables.speed_doubts(result.result):
+        console.note(doubt)
     return console.note(f"Repeat it with: {result.result.repeat_with}")
 
 

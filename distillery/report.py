@@ -5,8 +5,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid"]
-Input = Literal["model", "end_to_end"]
-"""Whether the network alone was timed, or everything from the encoded bytes of an image on."""
 NoiseKind = Literal["spread", "drift", "shared_processor", "shared_gpu", "throttled", "unsteady_warmup", "wide_control"]
 
 
@@ -44,11 +42,10 @@ class LatencyRow(Record):
     """One model in one runtime, batch size and device. Times in seconds for one call."""
 
     model: str
-    """`teacher` or `student`; in a benchmark the name that the model has there."""
+    """`teacher` or `student`."""
     runtime: str
     device: str
     batch_size: int
-    input: Input = "model"
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     threads: int
     n: int
@@ -85,26 +82,22 @@ class LatencyRow(Record):
 
 
 class LatencyComparison(Record):
-    """Two models in one runtime, batch size and device: student against teacher, or two of a benchmark."""
+    """Student against teacher in one runtime, batch size and device."""
 
     runtime: str
     device: str
     batch_size: int
-    input: Input = "model"
     threads: int
     rounds: int
-    loads: int = 1
-    """How often everything was loaded anew, as where a network lies in memory has a say in its speed."""
     speedup: Estimated
-    """Time of the first row over that of the second: geometric mean over rounds of block medians, 95 % bootstrap
-    interval."""
+    """Teacher time over student time: geometric mean over rounds of block medians, 95 % bootstrap interval."""
     control: Estimated
-    """The second against itself, measured in the same rounds."""
+    """The student against itself, measured in the same rounds."""
     verdict: Verdict
     noise: tuple[Noise, ...] = ()
     notes: tuple[str, ...] = ()
     rows: tuple[LatencyRow, LatencyRow]
-    """Teacher, then student; in a benchmark any other model, then the reference."""
+    """Teacher, then student."""
 
 
 class LatencyFailure(Record):
@@ -113,60 +106,8 @@ class LatencyFailure(Record):
     runtime: str
     device: str
     batch_size: int
-    input: Input = "model"
     detail: str
     hint: str = ""
-
-
-class SweepPoint(Record):
-    """One batch size of a sweep."""
-
-    batch_size: int
-    p50_seconds: float
-    """Of one call."""
-    images_per_second: Estimated
-
-
-class Sweep(Record):
-    """One model at growing batch sizes, until it was no longer worth while, or memory ran out."""
-
-    model: str
-    runtime: str
-    device: str
-    threads: int
-    points: tuple[SweepPoint, ...]
-    best_batch_size: int
-    stopped: str
-    """Why no larger batch was tried."""
-
-
-class ServedRate(Record):
-    """A server under requests that arrive at random (Poisson) at one rate."""
-
-    requests_per_second: float
-    n: int
-    p50: Percentile
-    p95: Percentile
-    p99: Percentile
-    """Latency from the moment a request was due, waiting included."""
-    met: bool
-    """Whether p99 kept to the objective."""
-
-
-class ServerResult(Record):
-    """The highest rate of single images at which one model keeps to an objective."""
-
-    model: str
-    runtime: str
-    device: str
-    threads: int
-    input: Input = "model"
-    objective_seconds: float
-    """Of p99."""
-    highest_rate: float | None
-    """Requests per second; None where even the lowest rate tried missed the objective."""
-    rates: tuple[ServedRate, ...]
-    notes: tuple[str, ...] = ()
 
 
 class LatencyReport(Record):
@@ -174,10 +115,6 @@ class LatencyReport(Record):
 
     protocol: str
     comparisons: tuple[LatencyComparison, ...]
-    singles: tuple[LatencyRow, ...] = ()
-    """Rows of a benchmark of one model, which has nothing to be held against."""
-    sweeps: tuple[Sweep, ...] = ()
-    servers: tuple[ServerResult, ...] = ()
     failures: tuple[LatencyFailure, ...] = ()
     environment: dict[str, Any]
     fingerprint: str = ""
@@ -188,12 +125,6 @@ class LatencyReport(Record):
     """The command that repeats the measurement."""
     notes: tuple[str, ...] = ()
     """What holds for every comparison, and which ones asked for could not be made, with the reason."""
-
-    def rows(self) -> tuple[LatencyRow, ...]:
-        """Every row, once each: the reference of a benchmark stands in several comparisons."""
-        all_rows = [row for each in self.comparisons for row in each.rows] + list(self.singles)
-        places = {(row.model, row.runtime, row.device, row.batch_size, row.input): row for row in all_rows}
-        return tuple(places.values())
 
 
 class Quality(Record):

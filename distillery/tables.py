@@ -121,7 +121,7 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in (f"{fast} against {slow}", "device"):
         table.add_column(column)
-    for column in (f"{slow} p50", f"{fast} p50", "speed-up", "95 % interval", "control"):
+    for column in (f"{slow} p50", f"{fast} p50", "speed-up", "95 % interval", "control", f"{fast} accuracy"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
     for each in latency.comparisons:
@@ -134,9 +134,30 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
             f"{each.speedup.value:.2f}x",
             _interval(each.speedup),
             _interval(each.control),
+            percent(faster.accuracy) + (" (degraded)" if faster.degraded else ""),
             _styled(each.verdict),
         )
+    for failure in latency.failures:
+        table.add_row(
+            f"{failure.runtime}, batch {failure.batch_size}", failure.device, *[""] * 6, Text("broke off", style="red")
+        )
     return table
+
+
+def speed_doubts(latency: LatencyReport) -> list[str]:
+    """What a reader of the speed-ups should know: noise on the machine, runtimes that broke off or lost accuracy."""
+    doubts = []
+    for each in latency.comparisons:
+        place = f"{each.runtime}, batch {each.batch_size}, {each.device}"
+        doubts += [f"{place}: {noise.detail}" for noise in each.noise]
+        doubts += [
+            f"{place}: the {row.model} loses {100 * row.accuracy_lost:.1f} points of accuracy."
+            for row in each.rows
+            if row.degraded
+        ]
+    for failure in latency.failures:
+        doubts.append(f"{failure.runtime}, batch {failure.batch_size}, {failure.device}: {failure.detail}")
+    return doubts
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:

@@ -1,9 +1,11 @@
 """What a measurement ran on: processor, GPU, versions, threads, load. Plain values for the reports."""
 
+import hashlib
+import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +13,11 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "safetensors", "distillery")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "safetensors", "distillery",
+)  # fmt: skip
+_PASSING = ("load_average_1min",)
+"""What changes from one minute to the next on the same machine."""
 
 
 def describe(*, threads: int | None = None) -> dict[str, Any]:
@@ -32,6 +38,12 @@ def describe(*, threads: int | None = None) -> dict[str, Any]:
     if torch.cuda.is_available():
         described |= _gpu()
     return described
+
+
+def fingerprint(described: Mapping[str, Any]) -> str:
+    """The sha256 of what a machine and its software are, in hexadecimal: where it differs, so may every time."""
+    lasting = {name: value for name, value in described.items() if name not in _PASSING}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from distillery.report import (
     EarlyExit,
     Estimated,
     LatencyComparison,
+    LatencyFailure,
     LatencyReport,
     Quality,
     Report,
@@ -258,7 +259,7 @@ def _speed_words(latency: LatencyReport | None, *, gained: bool) -> str:
     return f"{link} at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({where(first)})"
 
 
-def where(comparison: LatencyComparison) -> str:
+def where(comparison: LatencyComparison | LatencyFailure) -> str:
     """The runtime, batch size and device of a comparison in words."""
     return f"{comparison.runtime}, batch {comparison.batch_size}, {comparison.device}"
 
@@ -282,9 +283,20 @@ def _warnings(
     for each in quality.values():
         if each.best_validation is not None and each.best_validation <= 1 / max(2, len(each.per_class)):
             yield f"The {role_name(each.role).lower()} did no better than guessing on the validation images."
-    for comparison in () if latency is None else latency.comparisons:
+    if latency is not None:
+        yield from _speed_warnings(latency)
+
+
+def _speed_warnings(latency: LatencyReport) -> Iterator[str]:
+    for comparison in latency.comparisons:
         if comparison.verdict in _SPEED_WARNINGS:
             yield f"{_SPEED_WARNINGS[comparison.verdict]} ({where(comparison)})."
+        for row in comparison.rows:
+            if row.degraded:
+                lost = f"{100 * row.accuracy_lost:.1f} points of accuracy"
+                yield f"The {row.model} loses {lost} in this runtime ({where(comparison)})."
+    for failure in latency.failures:
+        yield f"The speed could not be measured ({where(failure)}): {failure.detail}"
 
 
 def _curves(role: str, candidate: Candidate) -> Iterator[Curve]:

@@ -38,7 +38,7 @@ class TermRow:
 
 def term_rows(report: Report) -> list[TermRow]:
     """The student's terms in the order of the spec; none where there is at most one, with nothing to compare."""
-    curves, weights = {curve.key: curve for curve in report.curves}, dict(_weights(report.spec))
+    curves, weights = {curve.key: curve for curve in report.curves}, dict(term_weights(report.spec))
     told = [key.removeprefix(_RAW) for key in curves if key.startswith(_RAW)]
     own = [name for name in told if "/" not in name]
     names = sorted(own, key=lambda name: list(weights).index(name) if name in weights else len(weights))
@@ -59,7 +59,8 @@ def term_rows(report: Report) -> list[TermRow]:
     ]
 
 
-def _weights(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def term_weights(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The terms of the student's objective in the order of the spec, each with its weight in words."""
     method = spec.get("method")
     if not isinstance(method, dict):
         return

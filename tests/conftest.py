@@ -54,6 +54,12 @@ def data_root(request: pytest.FixtureRequest) -> DataRoot:
     return find
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_devices(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test process counts as a machine: a measurement in one need not wait for a training in another."""
+    os.environ["DISTILLERY_DEVICE_LOCKS"] = str(tmp_path_factory.mktemp("devices"))
+
+
 def _accepts(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=1):

@@ -10,15 +10,15 @@ import yaml
 from distillery.errors import InvalidRequest
 from distillery.report import EarlyExit, LatencyReport, Report
 from distillery.spec import LatencySpec
-from engine import black_boxes, report, report_page
+from engine import black_boxes, model_card, predict_script, report, report_page
 from engine.answers_table import AnswersTable
 from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of, written_whole
 from engine.data.views import ordered
+from engine.device_lease import DeviceLease
 from engine.export import check_onnx, export_onnx
 from engine.latency import Contestant, compare
 from engine.latency.compare import repeat_command
-from engine.loop import Stopped
 from engine.report import Besides
 from engine.strategies.data_free import grid_png
 from engine.weights import save_safetensors
@@ -31,8 +31,8 @@ _CHECKED_IMAGES = 32
 _MAIN = ("teacher", "student", "baseline")
 
 
-def close(ready: Ready, cast: Cast, *, journal: Journal) -> None:
-    """Deliver every artifact of the study and tell that it is finished."""
+def close(ready: Ready, cast: Cast, *, journal: Journal, lease: DeviceLease) -> None:
+    """Deliver every artifact of the study and tell that it is finished. `lease` is held, and alone while measuring."""
     journal.enter("evaluating")
     parts = collect(ready, cast, journal=journal)
     _save_all(ready, parts, journal=journal)
@@ -42,7 +42,7 @@ def close(ready: Ready, cast: Cast, *, journal: Journal) -> None:
     onnx = _export(ready, parts, journal=journal)
     _reproduce(ready, journal=journal)
     synthetic = _show_synthetic(journal)
-    latency, exits = _measure(ready, parts, onnx=onnx, journal=journal)
+    latency, exits = _measure(ready, parts, onnx=onnx, journal=journal, lease=lease)
     told = report.assemble(
         candidates["student"],
         teacher=candidates.get("teacher"),
@@ -106,7 +106,19 @@ def _export(ready: Ready, parts: Mapping[str, Part], *, journal: Journal) -> dic
         export_onnx(part.known.network, files[role], channels=data.channels, image_size=data.image_size)
         check_onnx(files[role], part.known.network, samples=few.images.cpu())
         journal.deliver(files[role], media_type="application/octet-stream")
+    if "student" in files:
+        _deliver_script(ready, journal=journal)
     return files
+
+
+def _deliver_script(ready: Ready, *, journal: Journal) -> None:
+    """How to ask `student.onnx`, for those who have neither Distillery nor torch."""
+    data, path = ready.dataset, journal.out / "predict.py"
+    script = predict_script.render(
+        classes=data.classes, image_size=data.image_size, channels=data.channels, mean=data.mean, std=data.std
+    )
+    _write(path, script.encode())
+    journal.deliver(path, media_type="text/x-python")
 
 
 def _reproduce(ready: Ready, *, journal: Journal) -> None:
@@ -127,7 +139,7 @@ def _show_synthetic(journal: Journal) -> str:
 
 
 def _measure(
-    ready: Ready, parts: Mapping[str, Part], *, onnx: Mapping[str, Path], journal: Journal
+    ready: Ready, parts: Mapping[str, Part], *, onnx: Mapping[str, Path], journal: Journal, lease: DeviceLease
 ) -> tuple[LatencyReport | None, tuple[EarlyExit, ...]]:
     """Student against teacher, and each early exit against the whole student."""
     exits = {role: part for role, part in parts.items() if part.stage}
@@ -135,15 +147,16 @@ def _measure(
     if asked is None or not (exits or "teacher" in parts):
         return None, tuple(EarlyExit(role=role, stage=part.stage, latency=None) for role, part in exits.items())
     journal.enter("measuring")
-    if "teacher" in parts:
-        latency = _against_teacher(ready, parts, spec=asked, onnx=onnx, journal=journal)
+    told = []
+    with lease.alone():
+        if "teacher" in parts:
+            latency = _against_teacher(ready, parts, spec=asked, onnx=onnx, journal=journal)
+        for role, part in exits.items():
+            measured = _timed(ready, parts, ("student", role), spec=asked, onnx=onnx, journal=journal)
+            told.append(EarlyExit(role=role, stage=part.stage, latency=measured))
     if latency is not None:
         _write(journal.out / "latency.json", latency.model_dump_json(indent=2).encode())
         journal.deliver(journal.out / "latency.json", media_type="application/json")
-    told = []
-    for role, part in exits.items():
-        measured = _timed(ready, parts, ("student", role), spec=asked, onnx=onnx, journal=journal)
-        told.append(EarlyExit(role=role, stage=part.stage, latency=measured))
     return latency, tuple(told)
 
 
@@ -175,12 +188,6 @@ def _timed(
     journal: Journal,
 ) -> LatencyReport:
     """The second of the pair against the first."""
-
-    def leave_when_asked() -> None:
-        if journal.stop_requested():
-            journal.save(None)
-            raise Stopped
-
     slow, fast = (_contestant(parts[role], onnx.get(role)) for role in pair)
     samples = journal.out / ("latency_samples.csv" if pair[1] == "student" else f"latency_samples_{pair[1]}.csv")
     measured = compare(
@@ -192,7 +199,7 @@ def _timed(
             job="reproduce.yaml", teacher=_file_name(parts, pair[0]), student=_file_name(parts, pair[1])
         ),
         samples_file=samples,
-        on_block=leave_when_asked,
+        on_block=journal.leave_when_asked,
     )
     journal.deliver(samples, media_type="text/csv")
     return measured
@@ -210,6 +217,9 @@ def _file_name(parts: Mapping[str, Part], role: str) -> str:
 def _finish(ready: Ready, parts: Mapping[str, Part], told: Report, *, journal: Journal) -> None:
     for warning in told.warnings[len(journal.warnings) :]:
         journal.warn(warning)
+    card = model_card.render(told, has_script="onnx" in ready.spec.export)
+    _write(journal.out / "model_card.md", card.encode())
+    journal.deliver(journal.out / "model_card.md", media_type="text/markdown; charset=utf-8")
     _write(journal.out / "report.html", report_page.render(told).encode())
     journal.deliver(journal.out / "report.html", media_type="text/html; charset=utf-8")
     _write(journal.out / "report.json", told.model_dump_json(indent=2).encode())

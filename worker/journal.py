@@ -40,11 +40,15 @@ class Journal:
     _loop_run: str = ""
     _saves: int = 0
 
-    def enter(self, phase: PhaseName) -> None:
-        """Begin a phase, or raise `Stopped` when the trainer was asked to leave."""
+    def leave_when_asked(self) -> None:
+        """Save and raise `Stopped` when the trainer was asked to leave."""
         if self.stop_requested():
             self.save(None)
             raise Stopped
+
+    def enter(self, phase: PhaseName) -> None:
+        """Begin a phase, or raise `Stopped` when the trainer was asked to leave."""
+        self.leave_when_asked()
         self.phase = phase
         self.teller.tell(PhaseBegan(phase=phase))
 

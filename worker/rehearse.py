@@ -88,6 +88,7 @@ def _rehearsed(
     stop_requested: Callable[[], bool],
     parts: int,
 ) -> Rehearsal:
+    from engine.device_lease import DeviceLease, name_of
     from worker.estimate import estimated
     from worker.journal import Journal
     from worker.preparation import prepare
@@ -102,7 +103,8 @@ def _rehearsed(
         unlabelled=options.unlabelled,
         micro_batches=parts,
     )
-    estimate, warnings = estimated(ready, journal=journal)
+    with DeviceLease(name_of(ready.device), on_wait=journal.leave_when_asked).shared():
+        estimate, warnings = estimated(ready, journal=journal)
     known: list[Any] = [each for each in ready.accuracies if each is not None]
     return Rehearsal(
         device=ready.device.type,

@@ -13,6 +13,7 @@ from distillery.errors import InvalidRequest, TrainingDiverged
 from distillery.spec import JobSpec
 from distillery.spec.methods import OnlineMethod
 from distillery.spec.training import Training
+from engine.device_lease import DeviceLease, name_of
 from engine.lesson import Lesson
 from engine.loop import train
 from engine.strategies.online import state_of
@@ -64,11 +65,17 @@ def distil(
         micro_batches=micro_batches,
     )
     ready = replace(ready, halved=halved)
+    with DeviceLease(name_of(ready.device), on_wait=journal.leave_when_asked).shared() as lease:
+        _study(ready, journal=journal, resume=resume, lease=lease)
+
+
+def _study(ready: Ready, *, journal: Journal, resume: Path | None, lease: DeviceLease) -> None:
+    """Every phase from the first training on, with the device held."""
     if resume is None:
         estimate.tell(ready, journal=journal)
     else:
         journal.restore(resume)
-    for run in sorted(halved):
+    for run in sorted(ready.halved):
         journal.warn(
             f"The run {run} diverged at the learning rate of the recipe. It goes on from its last checkpoint at half "
             f"that rate; so its result is not that of the recipe alone.",
@@ -82,7 +89,7 @@ def distil(
         _train_baseline(ready, journal=journal)
     if isinstance(ready.spec.method, OnlineMethod):
         teachers = _peers(ready, journal=journal)
-    close(ready, Cast(teachers=tuple(teachers), assistants=tuple(assistants)), journal=journal)
+    close(ready, Cast(teachers=tuple(teachers), assistants=tuple(assistants)), journal=journal, lease=lease)
 
 
 def _check_names(spec: JobSpec, halved: frozenset[str]) -> None:

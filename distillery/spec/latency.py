@@ -7,20 +7,16 @@ from pydantic import Field
 from distillery.spec.frozen import Frozen
 
 RuntimeName = Literal[
-    "eager", "compiled", "cuda-graph", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8"
+    "eager", "compiled", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8"
 ]
 RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
     "eager": (
-        "PyTorch as it is, channels last, with its batch normalisations folded.",
+        "PyTorch as it is.",
         "The figure that everyone can repeat; the reference for every other runtime.",
     ),
     "compiled": (
         "PyTorch after torch.compile.",
         "Where you serve with PyTorch and can wait a minute at the start.",
-    ),
-    "cuda-graph": (
-        "PyTorch's kernels recorded once and replayed as a CUDA graph.",
-        "On a GPU, for networks so small that launching kernels takes longer than running them.",
     ),
     "onnxruntime": (
         "The exported ONNX network in ONNX Runtime.",
@@ -42,24 +38,14 @@ RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
 }
 """Of each runtime, what it is and when to use it."""
 DeviceName = Literal["auto", "cpu", "cuda"]
-Scenario = Literal["single_stream", "batch_sweep", "server"]
-SCENARIOS: dict[Scenario, str] = {
-    "single_stream": "One call after the other: models interleaved, with a control. The comparison itself.",
-    "batch_sweep": "Growing batches of each model until memory runs out or throughput falls: the best images/s.",
-    "server": "Single images that arrive at random: the highest rate at which p99 keeps to `p99_seconds`.",
-}
-InputName = Literal["model", "end_to_end"]
 
 
 class LatencySpec(Frozen):
-    """One comparison for each runtime, batch size, device and input."""
+    """One comparison for each runtime, batch size and device."""
 
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = (1,)
     runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1, max_length=8)] = ("eager", "onnxruntime")
     devices: Annotated[tuple[DeviceName, ...], Field(min_length=1, max_length=4)] = ("auto",)
-    inputs: Annotated[tuple[InputName, ...], Field(min_length=1, max_length=2)] = ("model",)
-    """`model` times the network alone, `end_to_end` everything from the encoded bytes of an image on."""
-    scenarios: Annotated[tuple[Scenario, ...], Field(min_length=1, max_length=3)] = ("single_stream",)
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of each session."""
     rounds: Annotated[int, Field(ge=30, le=10_000)] = 30
@@ -68,7 +54,5 @@ class LatencySpec(Frozen):
     """Time for each comparison: further rounds are held while it is inconclusive and time is left."""
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """A runtime that loses more top-1 accuracy against eager is flagged as degraded; 0.01 is one point."""
-    p99_seconds: Annotated[float, Field(gt=0, le=60)] = 0.05
-    """What the server scenario demands of the 99th percentile."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Draws the order of the blocks, the bootstrap and the arrivals."""
+    """Draws the order of the blocks and the bootstrap."""

@@ -7,12 +7,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distillery.errors import DistilleryError, InvalidRequest, MissingDependency, UnreadableData
-from distillery.report import LatencyReport, Percentile
+from distillery.report import LatencyReport, LatencyRow, Percentile
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
@@ -22,8 +23,9 @@ from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.delivered import network_of
+from engine.device_lease import DeviceLease, name_of
 from engine.intake import weights_onnx
-from engine.latency.compare import Contestant, compare, repeat_command
+from engine.latency.compare import Contestant, compare, planned, repeat_command
 from engine.weights import read_metadata
 
 
@@ -59,7 +61,31 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
     )
     _demand_same_data(job, dataset)
     dataset = _normalised_as(arguments.student, dataset)
-    report = compare(
+    with _devices_alone(job.latency or LatencySpec()):
+        report = _compared(arguments, job, dataset)
+    with written_whole(arguments.out / "latency.json") as writer:
+        writer.write(report.model_dump_json(indent=2).encode() + b"\n")
+    return report
+
+
+@contextmanager
+def _devices_alone(spec: LatencySpec) -> Iterator[None]:
+    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
+    told: list[bool] = []
+
+    def on_wait() -> None:
+        if not told:
+            told.append(True)
+            sys.stderr.write("Waiting: something is trained or measured on the device.\n")
+
+    with ExitStack() as held:
+        for name in sorted({name_of(cell.device) for cell in planned(spec)[0]}):
+            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
+        yield
+
+
+def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> LatencyReport:
+    return compare(
         _contestant(arguments.teacher, job.teachers[0] if job.teachers else job.student, dataset=dataset),
         student=_contestant(arguments.student, job.student, dataset=dataset),
         dataset=dataset,
@@ -72,9 +98,6 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
         ),
         samples_file=arguments.out / "latency_samples.csv",
     )
-    with written_whole(arguments.out / "latency.json") as writer:
-        writer.write(report.model_dump_json(indent=2).encode() + b"\n")
-    return report
 
 
 def _job(path: Path, *, threads: int | None) -> JobSpec:
@@ -160,8 +183,15 @@ def table(report: LatencyReport) -> Iterator[str]:
             f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
             f"control {control.value:.3f} ({control.low:.3f} to {control.high:.3f}), {comparison.rounds} rounds"
         )
+        yield from (f"  {each.detail}" for each in comparison.noise)
         yield from (f"  {note}" for note in comparison.notes)
+    for failure in report.failures:
+        yield f"{failure.runtime}, batch {failure.batch_size}, {failure.device} broke off: {failure.detail}"
     yield from report.notes
+
+
+def _lost(row: LatencyRow) -> str:
+    return f"  degraded: {100 * row.accuracy_lost:.1f} points lost" if row.degraded else ""
 
 
 def _milliseconds(percentile: Percentile) -> str:

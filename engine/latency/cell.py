@@ -1,8 +1,7 @@
 """One comparison: teacher and student in one runtime, on one device, at one batch size."""
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -12,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillery.report import Estimated, LatencyComparison, LatencyRow
+from distillery.report import Estimated, LatencyComparison, LatencyRow, Noise
 from engine import intervals
 from engine.black_box import OnnxNetwork
-from engine.environment import ProcessorTime, others_busy
+from engine.environment import ProcessorTime
 from engine.export import TOLERANCE, difference
 from engine.latency.memory import peak_growth
-from engine.latency.rounds import Call, Plan, Warmup, block_medians, interleave, plan, warm_up
+from engine.latency.noise import of_calls, of_control, of_machine, of_rounds, of_warmups, spread
+from engine.latency.rounds import FEWEST_ROUNDS, Call, Plan, Warmup, block_medians, interleave, plan, warm_up
 from engine.latency.samples import QualityImages, Timed
 from engine.runtimes import Forms, Runtime, Session
 
@@ -27,10 +27,8 @@ CUDA_TOLERANCE = 2e-2
 """On CUDA, convolutions compute in TF32 (10 bits of mantissa) in PyTorch and ONNX Runtime alike."""
 WARMUP_SHARE = 0.05
 """Of the budget, for each of the three contestants."""
-BUSY_CORES = 0.25
-"""Above this, the result says that the processor was shared."""
-WIDE_CONTROL = 1.1
-SHARED_GPU_BYTES = 2 * 2**30
+MOST_LOOKS = 4
+"""How often an inconclusive measurement is looked at and gone on with."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,16 @@ class Subject:
     network: nn.Module
     weights: Path
     onnx: Path | None
+    int8: Path | None
     parameters: int | None
     macs: int | None
     eager: NDArray[np.float32]
 
     def file_for(self, runtime: Runtime) -> Path | None:
         """The file that `runtime` loads."""
-        black_box = isinstance(self.network, OnnxNetwork)
-        return self.onnx if runtime.form != "network" and not black_box else self.weights
+        if isinstance(self.network, OnnxNetwork):
+            return self.weights
+        return {"network": self.weights, "onnx": self.onnx, "int8": self.int8}[runtime.form]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,7 @@ class Setting:
     rounds: int
     quality: QualityImages
     budget_seconds: float
+    max_accuracy_drop: float
     on_block: Callable[[], None]
 
 
@@ -80,6 +81,7 @@ class Loaded:
     cold_start_seconds: float
     peak_memory_bytes: int | None
     accuracy: float
+    accuracy_lost: float
     agreement: float
     warmup: Warmup
 
@@ -94,6 +96,7 @@ class Pass:
     rounds: int
     speedup: Estimated
     control: Estimated
+    noise: tuple[Noise, ...]
     notes: tuple[str, ...]
 
 
@@ -112,7 +115,7 @@ def measure(
     excludes 1 in one run of twenty. A second failure is no accident, and stands.
 
     Raises:
-        ExportMismatch: a runtime does not give the eager network's answers.
+        ExportMismatch: a runtime of full precision does not give the eager network's answers.
     """
 
     def run(first_round: int, seconds: float) -> Pass:
@@ -134,7 +137,7 @@ def measure(
             *final.notes,
         )
     timed = Timed(runtime=cell.runtime.name, device=cell.device.type, batch_size=cell.batch_size, calls=calls)
-    return _comparison(cell, final, threads=setting.threads, notes=notes), timed
+    return _comparison(cell, final, setting=setting, notes=notes), timed
 
 
 def _one_pass(
@@ -157,30 +160,42 @@ def _one_pass(
     left_seconds = budget_seconds - (time.monotonic() - began)
     planned = plan(per_call, rounds=setting.rounds, budget_seconds=left_seconds)
     before = ProcessorTime.now()
-    calls = interleave(
-        {name: each.session.call for name, each in loaded.items()},
-        plan=planned,
-        rng=rng,
-        clock=time.perf_counter,
-        deadline=time.perf_counter() + left_seconds,
-        on_block=setting.on_block,
-        first_round=first_round,
+    calls: list[Call] = []
+    looks, deadline, started = 0, time.perf_counter() + left_seconds, time.perf_counter()
+    while True:
+        calls += interleave(
+            {name: each.session.call for name, each in loaded.items()},
+            plan=planned,
+            rng=rng,
+            clock=time.perf_counter,
+            deadline=deadline,
+            on_block=setting.on_block,
+            first_round=first_round + len(block_medians(calls, STUDENT)),
+        )
+        looks += 1
+        medians = {name: block_medians(calls, name) for name in loaded}
+        speedup = intervals.ratio(medians[TEACHER], medians[STUDENT], rng=rng, looks=looks)
+        control = intervals.ratio(medians[STUDENT], medians[CONTROL], rng=rng, looks=looks)
+        held = len(medians[STUDENT])
+        more = time.perf_counter() + FEWEST_ROUNDS * (time.perf_counter() - started) / held < deadline
+        if intervals.verdict(speedup, control=control) != "inconclusive" or looks == MOST_LOOKS or not more:
+            break
+    noise = (
+        *of_warmups({name: each.warmup.steady for name, each in loaded.items()}),
+        *of_calls({name: [call.seconds for call in calls if call.model == name] for name in (TEACHER, STUDENT)}),
+        *of_rounds({name: medians[name] for name in (TEACHER, STUDENT)}),
+        *of_control(control),
+        *of_machine(cell.device, before),
     )
-    shared = _sharing(cell, before)
-    medians = {name: block_medians(calls, name) for name in loaded}
-    control = intervals.ratio(medians[STUDENT], medians[CONTROL], rng=rng)
     return Pass(
         teacher=loaded[TEACHER],
         student=loaded[STUDENT],
         calls=tuple(calls),
-        rounds=len(medians[STUDENT]),
-        speedup=intervals.ratio(medians[TEACHER], medians[STUDENT], rng=rng),
+        rounds=held,
+        speedup=speedup,
         control=control,
-        notes=(
-            *_pace_notes(planned, held=len(medians[STUDENT]), calls=len(calls)),
-            *_noise_notes(loaded, control),
-            *shared,
-        ),
+        noise=noise,
+        notes=_pace_notes(planned, held=held, calls=len(calls), looks=looks),
     )
 
 
@@ -189,7 +204,7 @@ def _load(subject: Subject, cell: Cell, *, batches: Sequence[Tensor], setting: S
 
     def load_and_call() -> tuple[Session, float]:
         session = cell.runtime.load(
-            Forms(subject.network, onnx=subject.onnx), device=cell.device, threads=setting.threads
+            Forms(subject.network, onnx=subject.onnx, int8=subject.int8), device=cell.device, threads=setting.threads
         )
         session.feed(batches)
         began = time.perf_counter()
@@ -198,12 +213,13 @@ def _load(subject: Subject, cell: Cell, *, batches: Sequence[Tensor], setting: S
 
     (session, cold), peak = peak_growth(load_and_call, device=cell.device, in_torch=cell.runtime.form == "network")
     logits = setting.quality.answers(session)
-    difference(
-        logits,
-        eager=subject.eager,
-        what=f"The {subject.model} in {cell.runtime.name} on {cell.device}",
-        tolerance=CUDA_TOLERANCE if cell.device.type == "cuda" else TOLERANCE,
-    )
+    if cell.runtime.precision == "float32":
+        difference(
+            logits,
+            eager=subject.eager,
+            what=f"The {subject.model} in {cell.runtime.name} on {cell.device}",
+            tolerance=CUDA_TOLERANCE if cell.device.type == "cuda" else TOLERANCE,
+        )
     setting.on_block()
     return Loaded(
         subject=subject,
@@ -211,60 +227,40 @@ def _load(subject: Subject, cell: Cell, *, batches: Sequence[Tensor], setting: S
         cold_start_seconds=cold,
         peak_memory_bytes=peak,
         accuracy=setting.quality.accuracy(logits),
+        accuracy_lost=setting.quality.accuracy(subject.eager) - setting.quality.accuracy(logits),
         agreement=float((logits.argmax(axis=1) == subject.eager.argmax(axis=1)).mean()),
         warmup=warm_up(session.call, clock=time.perf_counter, most_seconds=WARMUP_SHARE * setting.budget_seconds),
     )
 
 
-def _pace_notes(planned: Plan, *, held: int, calls: int) -> tuple[str, ...]:
-    """What of the plan did not come to pass."""
+def _pace_notes(planned: Plan, *, held: int, calls: int, looks: int) -> tuple[str, ...]:
+    """What of the plan did not come to pass, and what was held beyond it."""
     slower = "because calls became slower than in the warm-up"
     notes = list(planned.notes)
     if held < planned.rounds:
         notes.append(f"{held} rounds instead of {planned.rounds}, {slower}.")
     if calls < held * sum(planned.calls.values()):
         notes.append(f"The blocks of some rounds were cut short, {slower}.")
-    return tuple(notes)
-
-
-def _noise_notes(loaded: Mapping[str, Loaded], control: Estimated) -> tuple[str, ...]:
-    notes = []
-    unsteady = [name for name, each in loaded.items() if not each.warmup.steady]
-    if unsteady:
-        notes.append(f"The warm-up did not become steady within its bounds: {', '.join(unsteady)}.")
-    if control.high / control.low > WIDE_CONTROL:
+    if looks > 1:
         notes.append(
-            f"A noisy measurement: the student against itself came out anywhere from {control.low:.2f} to "
-            f"{control.high:.2f}; differences smaller than that cannot be seen."
+            f"Inconclusive after {planned.rounds} rounds, so {held} were held; as they were looked at {looks} times, "
+            f"the intervals are those of {1 - (1 - intervals.CONFIDENCE) / looks:.2%}."
         )
     return tuple(notes)
 
 
-def _sharing(cell: Cell, since: ProcessorTime) -> tuple[str, ...]:
-    """Who else used the device while it was measured."""
-    notes = []
-    busy = others_busy(since)
-    if busy is not None and busy > BUSY_CORES:
-        notes.append(f"Shared processor: others kept {busy:.1f} of {os.cpu_count()} cores busy meanwhile.")
-    if cell.device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(cell.device)
-        others = total - free - torch.cuda.memory_reserved(cell.device)
-        if others > SHARED_GPU_BYTES:
-            notes.append(f"Shared GPU: {others / 2**30:.1f} GiB of its memory are not held by this measurement.")
-    return tuple(notes)
-
-
-def _comparison(cell: Cell, final: Pass, *, threads: int, notes: tuple[str, ...]) -> LatencyComparison:
-    teacher, student = (_row(cell, each, final.calls, threads=threads) for each in (final.teacher, final.student))
+def _comparison(cell: Cell, final: Pass, *, setting: Setting, notes: tuple[str, ...]) -> LatencyComparison:
+    teacher, student = (_row(cell, each, final.calls, setting=setting) for each in (final.teacher, final.student))
     return LatencyComparison(
         runtime=cell.runtime.name,
         device=cell.device.type,
         batch_size=cell.batch_size,
-        threads=threads,
+        threads=setting.threads,
         rounds=final.rounds,
         speedup=final.speedup,
         control=final.control,
         verdict=intervals.verdict(final.speedup, control=final.control),
+        noise=final.noise,
         notes=(*notes, *_device_note(final.calls)),
         rows=(teacher, student),
     )
@@ -282,7 +278,7 @@ def _device_note(calls: Sequence[Call]) -> tuple[str, ...]:
     return (f"Median call by CUDA events: {medians}.",)
 
 
-def _row(cell: Cell, loaded: Loaded, calls: Sequence[Call], *, threads: int) -> LatencyRow:
+def _row(cell: Cell, loaded: Loaded, calls: Sequence[Call], *, setting: Setting) -> LatencyRow:
     subject = loaded.subject
     seconds = [call.seconds for call in calls if call.model == subject.model]
     mean = fmean(seconds)
@@ -293,7 +289,8 @@ def _row(cell: Cell, loaded: Loaded, calls: Sequence[Call], *, threads: int) -> 
         runtime=cell.runtime.name,
         device=cell.device.type,
         batch_size=cell.batch_size,
-        threads=threads,
+        precision=cell.runtime.precision,
+        threads=setting.threads,
         n=len(seconds),
         p50=p50,
         p90=p90,
@@ -301,6 +298,7 @@ def _row(cell: Cell, loaded: Loaded, calls: Sequence[Call], *, threads: int) -> 
         p99=p99,
         mean_seconds=mean,
         stdev_seconds=stdev(seconds),
+        spread=spread(seconds),
         images_per_second=cell.batch_size / mean,
         parameters=subject.parameters,
         macs=subject.macs,
@@ -311,4 +309,7 @@ def _row(cell: Cell, loaded: Loaded, calls: Sequence[Call], *, threads: int) -> 
         warmup_steady=loaded.warmup.steady,
         accuracy=loaded.accuracy,
         agreement=loaded.agreement,
+        accuracy_lost=loaded.accuracy_lost,
+        degraded=loaded.accuracy_lost > setting.max_accuracy_drop + 1e-9,
+        quality_images=len(setting.quality),
     )

@@ -2,7 +2,7 @@
 
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distillery.errors import InvalidRequest
-from distillery.report import LatencyReport
+from distillery.errors import DistilleryError, InvalidRequest
+from distillery.report import LatencyComparison, LatencyFailure, LatencyReport
 from distillery.spec import LatencySpec
 from engine import black_boxes, environment, runtimes
 from engine.black_box import OnnxNetwork
@@ -21,10 +21,10 @@ from engine.checkpoint import sha256_of
 from engine.data.dataset import Dataset
 from engine.export import check_onnx, export_onnx
 from engine.latency.cell import Cell, Setting, Subject, measure
-from engine.latency.samples import QualityImages, batches, write_csv
+from engine.latency.samples import QualityImages, Timed, batches, calibration, write_csv
+from engine.quantise import quantise
 
-PROTOCOL = "distillery-latency/1"
-BUDGET_SECONDS = 60.0
+PROTOCOL = "distillery-latency/2"
 NOTES = (
     "The control is the same student loaded a second time and measured in every round like a contestant of its own.",
     "Cold start is the first call of a freshly loaded network; the libraries themselves were loaded before.",
@@ -58,16 +58,17 @@ def compare(
     spec: LatencySpec,
     repeat_with: str,
     samples_file: Path | None = None,
-    budget_seconds: float = BUDGET_SECONDS,
     on_block: Callable[[], None] = lambda: None,
 ) -> LatencyReport:
     """Time student against teacher in every runtime, batch size and device of `spec`.
 
-    Each comparison is planned to take `budget_seconds`; it takes longer only where 30 rounds need it. `on_block` is
-    called between blocks; what it raises abandons the measurement. The raw times go to `samples_file` as CSV.
+    Each comparison may take `spec.seconds`; it takes longer only where 30 rounds need it. One that breaks off is told
+    among the failures, and the others stand. `on_block` is called between blocks; what it raises abandons the
+    measurement. The raw times go to `samples_file` as CSV.
 
     Raises:
         ExportMismatch: an export does not give its network's answers.
+        DistilleryError, RuntimeError, MemoryError: of the first comparison, where every one of them broke off.
         InvalidRequest: the teacher holds a table of answers, or nothing of what was asked for can be measured here.
         StorageFull: no space is left for an export or for the raw times.
     """
@@ -83,27 +84,21 @@ def compare(
         if black_boxes.is_opaque(teacher.network):
             cells, left_out = _for_graph(cells)
             notes += left_out
-        if any(cell.runtime.form != "network" for cell in cells):
-            pair, cells, impossible = _exported(
-                pair, cells, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
-            )
-            notes += impossible
+        pair, cells, impossible = _in_forms(
+            pair, cells, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
+        )
+        notes += impossible
         if not cells:
             raise InvalidRequest(f"Nothing can be measured. {' '.join(notes)}", pointer="/latency")
         setting = Setting(
-            threads=spec.threads, rounds=spec.rounds, quality=quality, budget_seconds=budget_seconds, on_block=on_block
+            threads=spec.threads,
+            rounds=spec.rounds,
+            quality=quality,
+            budget_seconds=spec.seconds,
+            max_accuracy_drop=spec.max_accuracy_drop,
+            on_block=on_block,
         )
-        measured = [
-            measure(
-                cell,
-                teacher=pair[0],
-                student=pair[1],
-                batches=batches(dataset, batch_size=cell.batch_size),
-                setting=setting,
-                rng=np.random.default_rng([spec.seed, number]),
-            )
-            for number, cell in enumerate(cells)
-        ]
+        measured, failures = _measured(pair, cells, dataset=dataset, setting=setting, seed=spec.seed)
     if samples_file is not None:
         write_csv((timed for _, timed in measured), samples_file)
     on_images = f"Accuracy and agreement are of {len(quality)} of the {len(dataset.test)} test images, spread evenly."
@@ -111,10 +106,48 @@ def compare(
     return LatencyReport(
         protocol=PROTOCOL,
         comparisons=tuple(comparison for comparison, _ in measured),
-        environment={**described, "dtype": "float32", "layout": "NCHW", "data": dataset.name},
+        failures=failures,
+        environment={**described, "layout": "NCHW", "data": dataset.name},
+        fingerprint=environment.fingerprint(described),
         weights_sha256={"teacher": sha256_of(teacher.weights), "student": sha256_of(student.weights)},
         repeat_with=repeat_with,
         notes=(*notes, on_images, *NOTES),
+    )
+
+
+def _measured(
+    pair: tuple[Subject, Subject], cells: tuple[Cell, ...], *, dataset: Dataset, setting: Setting, seed: int
+) -> tuple[list[tuple[LatencyComparison, Timed]], tuple[LatencyFailure, ...]]:
+    """Every comparison that came to its end, and what became of the others."""
+    measured: list[tuple[LatencyComparison, Timed]] = []
+    failed: list[tuple[Cell, Exception]] = []
+    for number, cell in enumerate(cells):
+        try:
+            inputs = batches(dataset, batch_size=cell.batch_size)
+            rng = np.random.default_rng([seed, number])
+            measured.append(measure(cell, teacher=pair[0], student=pair[1], batches=inputs, setting=setting, rng=rng))
+        except (DistilleryError, RuntimeError, MemoryError) as error:
+            failed.append((cell, error))
+    if failed and not measured:
+        raise failed[0][1]
+    broken = [cell for cell, _ in failed]
+    done = [cell for cell in cells if cell not in broken]
+    return measured, tuple(_failure(cell, error, done=done) for cell, error in failed)
+
+
+def _failure(cell: Cell, error: Exception, *, done: Sequence[Cell]) -> LatencyFailure:
+    told = str(error).strip().splitlines()
+    hint = error.hint if isinstance(error, DistilleryError) else ""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        fitted = [each.batch_size for each in done if (each.runtime, each.device) == (cell.runtime, cell.device)]
+        largest = f"the largest batch that did was {max(fitted)}" if fitted else "no other batch was measured here"
+        told, hint = [f"A batch of {cell.batch_size} does not fit into memory; {largest}."], "Use a smaller batch."
+    return LatencyFailure(
+        runtime=cell.runtime.name,
+        device=cell.device.type,
+        batch_size=cell.batch_size,
+        detail=told[0] if told else type(error).__name__,
+        hint=hint,
     )
 
 
@@ -157,7 +190,7 @@ def planned(spec: LatencySpec) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
 
 def _for_graph(cells: tuple[Cell, ...]) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     """What of it an ONNX graph can be measured in: both sides run in the same runtime, and it runs in no other."""
-    kept = tuple(cell for cell in cells if cell.runtime.form != "network")
+    kept = tuple(cell for cell in cells if cell.runtime.form == "onnx")
     names = sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept})
     why = "because the teacher is an ONNX graph, and both sides are timed in one runtime"
     return kept, tuple(f"Not measured: {name}, {why}." for name in names)
@@ -179,16 +212,17 @@ def _subject(
         network=network,
         weights=contestant.weights,
         onnx=contestant.onnx,
+        int8=None,
         parameters=black_boxes.parameters(network),
         macs=black_boxes.multiply_adds(network, channels=dataset.channels, image_size=dataset.image_size),
         eager=quality.answers(eager),
     )
 
 
-def _exported(
+def _in_forms(
     pair: tuple[Subject, Subject], cells: tuple[Cell, ...], *, dataset: Dataset, folder: Path, samples: Tensor
 ) -> tuple[tuple[Subject, Subject], tuple[Cell, ...], tuple[str, ...]]:
-    """Give both subjects a checked ONNX file; where a network cannot be exported, leave out the cells that need one."""
+    """Give both subjects the files that the cells load; where one cannot be made, leave out the cells that need it."""
 
     def with_onnx(subject: Subject) -> Subject:
         if isinstance(subject.network, OnnxNetwork):
@@ -200,9 +234,19 @@ def _exported(
         check_onnx(path, subject.network, samples=samples)
         return replace(subject, onnx=path)
 
-    try:
-        return (with_onnx(pair[0]), with_onnx(pair[1])), cells, ()
-    except InvalidRequest as impossible:
-        kept = tuple(cell for cell in cells if cell.runtime.form == "network")
-        left_out = ", ".join(sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept}))
-        return pair, kept, (f"Not measured: {left_out}. {impossible.detail}",)
+    def with_int8(subject: Subject) -> Subject:
+        path = folder / f"{subject.model}.int8.onnx"
+        quantise(Path(subject.onnx or ""), path, calibration=calibration(dataset))
+        return replace(subject, int8=path)
+
+    notes: list[str] = []
+    for forms, make in ((("onnx", "int8"), with_onnx), (("int8",), with_int8)):
+        if not any(cell.runtime.form in forms for cell in cells):
+            continue
+        try:
+            pair = make(pair[0]), make(pair[1])
+        except InvalidRequest as impossible:
+            left_out = sorted({cell.runtime.name for cell in cells if cell.runtime.form in forms})
+            notes.append(f"Not measured: {', '.join(left_out)}. {impossible.detail}")
+            cells = tuple(cell for cell in cells if cell.runtime.form not in forms)
+    return pair, cells, tuple(notes)

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distillery.errors import InvalidRequest
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset, Split
+from engine.data.sealed import SealedSplit
 from engine.data.views import ordered
 from engine.latency.rounds import Call
 from engine.runtimes import Eager, Forms, Session
@@ -22,6 +24,8 @@ QUALITY_IMAGES = 512
 QUALITY_SECONDS = 2.0
 QUALITY_BATCH = 32
 DISTINCT_BATCHES = 8
+CALIBRATION_IMAGES = 256
+CALIBRATION_BATCH = 32
 DISTINCT_BYTES = 64 * 2**20
 COLUMNS = ("runtime", "device", "batch", "round", "order", "model", "call", "seconds", "device_seconds")
 
@@ -36,6 +40,19 @@ def batches(dataset: Dataset, *, batch_size: int) -> tuple[Tensor, ...]:
     rows = torch.arange(count * batch_size) % len(dataset.test)
     images = _normalised(_part(dataset.test, rows), dataset, batch_size=batch_size)
     return tuple(batch.contiguous() for batch in images)
+
+
+def calibration(dataset: Dataset) -> list[NDArray[np.float32]]:
+    """Batches [B, C, H, W] of at most 256 training images, evenly spaced and normalised: real inputs, none of the test.
+
+    Raises:
+        InvalidRequest: the job may not read its training images.
+    """
+    if isinstance(dataset.train, SealedSplit):
+        raise InvalidRequest("Eight bits need training images to be calibrated on, and a data-free job has none.")
+    rows = torch.linspace(0, len(dataset.train) - 1, min(CALIBRATION_IMAGES, len(dataset.train))).round().long()
+    images = _normalised(_part(dataset.train, rows), dataset, batch_size=CALIBRATION_BATCH)
+    return [batch.numpy() for batch in images]
 
 
 def _part(split: Split, rows: Tensor) -> Split:

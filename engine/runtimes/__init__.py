@@ -2,15 +2,19 @@
 
 from distillery.errors import UnknownName
 from distillery.spec.frozen import nearest
+from engine.runtimes.compiled import Compiled
 from engine.runtimes.eager import Eager
-from engine.runtimes.onnx_runtime import OnnxRuntime
+from engine.runtimes.onnx_runtime import OnnxRuntime, OnnxRuntimeInt8
+from engine.runtimes.openvino import OpenVino, OpenVinoBfloat16, OpenVinoInt8
 from engine.runtimes.session import INPUT, OUTPUT, Form, Forms, Precision, Runtime, Session
 
 __all__ = [
     "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "Precision", "Runtime", "Session", "find",
 ]  # fmt: skip
 
-RUNTIMES: tuple[Runtime, ...] = (Eager(), OnnxRuntime())
+RUNTIMES: tuple[Runtime, ...] = (
+    Eager(), Compiled(), OnnxRuntime(), OnnxRuntimeInt8(), OpenVino(), OpenVinoBfloat16(), OpenVinoInt8(),
+)  # fmt: skip
 
 
 def find(name: str) -> Runtime:

@@ -14,16 +14,18 @@ from engine.runtimes.session import Form, Forms, Precision
 class EagerSession:
     """PyTorch without compilation, in eval and inference mode. CPU threads are PyTorch's own, set by the caller."""
 
+    layout = torch.contiguous_format
+
     def __init__(self, network: nn.Module, *, device: torch.device) -> None:
         # Training may have left one of the networks channels-last; both are compared in the same layout.
         own = copy.deepcopy(network).to(device=device, dtype=torch.float32)
-        self._network = own.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+        self._network: Callable[[Tensor], Tensor] = own.to(memory_format=self.layout).eval().requires_grad_(False)
         self._device = device
         self._events = _cuda_events() if device.type == "cuda" else None
         self._batches: list[Tensor] = []
 
     def feed(self, batches: Sequence[Tensor]) -> None:
-        self._batches = [batch.contiguous().to(self._device) for batch in batches]
+        self._batches = [batch.contiguous(memory_format=self.layout).to(self._device) for batch in batches]
 
     def call(self, index: int) -> float | None:
         batch = self._batches[index % len(self._batches)]
@@ -40,8 +42,10 @@ class EagerSession:
         return float(began.elapsed_time(ended)) / 1000
 
     def logits(self, images: Tensor) -> NDArray[np.float32]:
+        # Outside of inference mode, as `feed` does it: torch.compile would compile anew for a tensor made inside.
+        laid_out = images.contiguous(memory_format=self.layout).to(self._device)
         with torch.inference_mode():
-            return np.asarray(self._network(images.contiguous().to(self._device)).float().cpu().numpy())
+            return np.asarray(self._network(laid_out).float().cpu().numpy())
 
 
 def _cuda_events() -> tuple[torch.cuda.Event, torch.cuda.Event]:

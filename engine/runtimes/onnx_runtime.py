@@ -117,3 +117,16 @@ class OnnxRuntime:
                 f"ONNX Runtime cannot run on {device}: {reason}.", hint="Install it with: pip install onnxruntime"
             )
         return OnnxSession(onnx, device=device, threads=threads)
+
+
+class OnnxRuntimeInt8(OnnxRuntime):
+    """The ONNX export with weights and activations of eight bits in ONNX Runtime, on the CPU."""
+
+    name = "onnxruntime-int8"
+    form: Form = "int8"
+    precision: Precision = "int8"
+
+    def absent_on(self, device: torch.device) -> str:
+        if device.type != "cpu":
+            return "networks of eight bits are run on the CPU"
+        return super().absent_on(device)

@@ -1,6 +1,6 @@
 """What every runtime gives and takes: one protocol, so that whoever measures or serves knows no runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -72,3 +72,14 @@ class Runtime(Protocol):
         Raises:
             MissingDependency: the runtime is not installed, or cannot run on `device`.
         """
+
+
+def in_batches(images: Tensor, answer: Callable[[Tensor], NDArray[np.float32]], *, size: int) -> NDArray[np.float32]:
+    """The answers [B, K] to `images` [B, C, H, W] of a network that was made for batches of `size` and no other."""
+    answers = []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        missing = size - len(batch)
+        whole = torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)]) if missing else batch
+        answers.append(answer(whole)[: len(batch)])
+    return np.concatenate(answers)

@@ -82,9 +82,8 @@ def measured(
             pair[0],
             student=pair[1],
             dataset=DATASET,
-            spec=LatencySpec(batch_sizes=(2,), seed=5),
+            spec=LatencySpec(batch_sizes=(2,), seed=5, seconds=10),
             repeat_with="the command",
-            budget_seconds=10,
             samples_file=path,
         )
         assert torch.get_num_threads() == 2
@@ -204,8 +203,8 @@ def test_what_cannot_be_measured_here_is_said_and_left_out(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     teacher = _contestant(Bessel(), tmp_path / "teacher")
-    spec = LatencySpec(devices=("cuda", "cpu"))
-    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="", budget_seconds=1)
+    spec = LatencySpec(devices=("cuda", "cpu"), seconds=1)
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
     assert [comparison.runtime for comparison in report.comparisons] == ["eager"]
     notes = " ".join(report.notes)
     assert "Not measured: eager on cuda" in notes
