@@ -89,8 +89,12 @@ class LatencyComparison(Record):
     batch_size: int
     threads: int
     rounds: int
+    loads: int = 1
+    """How often everything was loaded, as where a network lies in memory has a say in its speed."""
     speedup: Estimated
-    """Teacher time over student time: geometric mean over rounds of block medians, 95 % bootstrap interval."""
+    """Teacher time over student time: geometric mean over rounds of block medians.
+
+    The 95 % bootstrap interval draws from the loads where there are six, and from the rounds otherwise."""
     control: Estimated
     """The student against itself, measured in the same rounds."""
     verdict: Verdict

@@ -189,7 +189,9 @@ def _timed(
 ) -> LatencyReport:
     """The second of the pair against the first."""
     slow, fast = (_contestant(parts[role], onnx.get(role)) for role in pair)
-    samples = journal.out / ("latency_samples.csv" if pair[1] == "student" else f"latency_samples_{pair[1]}.csv")
+    samples = journal.out / (
+        "latency_samples.parquet" if pair[1] == "student" else f"latency_samples_{pair[1]}.parquet"
+    )
     measured = compare(
         slow,
         student=fast,
@@ -201,7 +203,7 @@ def _timed(
         samples_file=samples,
         on_block=journal.leave_when_asked,
     )
-    journal.deliver(samples, media_type="text/csv")
+    journal.deliver(samples, media_type="application/vnd.apache.parquet")
     return measured
 
 

@@ -1,6 +1,7 @@
 """python -m engine.latency --job resolved.json --teacher teacher.safetensors --student student.safetensors --out DIR
 
-Repeats the latency measurement of a job. Writes DIR/latency.json and DIR/latency_samples.csv and prints a table.
+Repeats the latency measurement of a job. Writes DIR/latency.json and DIR/latency_samples.parquet (.csv where pyarrow is
+not installed) and prints a table.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job", type=Path, required=True, help="the resolved spec of the job, JSON or YAML")
     parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights (.safetensors or .onnx)")
     parser.add_argument("--student", type=Path, required=True, help="the student's weights (.safetensors)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and latency_samples.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and the raw samples")
     parser.add_argument("--threads", type=int, help="CPU threads, in place of the spec's")
     parser.add_argument("--dataset", type=Path, help="the packed file of a stored data set")
     parser.add_argument("--unlabelled", type=Path, help="the packed file of its unlabelled images")
@@ -96,7 +98,7 @@ def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> 
             student=arguments.student.name,
             threads=arguments.threads,
         ),
-        samples_file=arguments.out / "latency_samples.csv",
+        samples_file=arguments.out / f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}",
     )
 
 
@@ -177,7 +179,7 @@ def table(report: LatencyReport) -> Iterator[str]:
         for row in comparison.rows:
             where = f"{row.runtime:<12} {row.device:<6} {row.batch_size:>5} {row.model:<8}"
             times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
-            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}"
+            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{_lost(row)}"
         speedup, control = comparison.speedup, comparison.control
         yield (
             f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distillery.errors import DistilleryError, InvalidRequest
+from distillery.errors import (
+    DistilleryError,
+    ExportMismatch,
+    InvalidRequest,
+    MissingDependency,
+    OutOfMemory,
+    RuntimeCrashed,
+)  # fmt: skip
 from distillery.report import LatencyComparison, LatencyFailure, LatencyReport
 from distillery.spec import LatencySpec
 from engine import black_boxes, environment, runtimes
@@ -20,8 +27,10 @@ from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of
 from engine.data.dataset import Dataset
 from engine.export import check_onnx, export_onnx
-from engine.latency.cell import Cell, Setting, Subject, measure
-from engine.latency.samples import QualityImages, Timed, batches, calibration, write_csv
+from engine.latency.cell import measure
+from engine.latency.loading import Cell, Setting, Subject
+from engine.latency.own_process import in_own_process
+from engine.latency.samples import QualityImages, Timed, batches, calibration, write_samples
 from engine.quantise import quantise
 
 PROTOCOL = "distillery-latency/2"
@@ -62,13 +71,12 @@ def compare(
 ) -> LatencyReport:
     """Time student against teacher in every runtime, batch size and device of `spec`.
 
-    Each comparison may take `spec.seconds`; it takes longer only where 30 rounds need it. One that breaks off is told
-    among the failures, and the others stand. `on_block` is called between blocks; what it raises abandons the
-    measurement. The raw times go to `samples_file` as CSV.
+    Each comparison runs in a process of its own and may take `spec.seconds`; it takes longer only where 30 rounds need
+    it. One that breaks off is told among the failures, and the others stand. `on_block` is called several times a
+    second; what it raises abandons the measurement. The raw times go to `samples_file`, Parquet or CSV by its name.
 
     Raises:
         ExportMismatch: an export does not give its network's answers.
-        DistilleryError, RuntimeError, MemoryError: of the first comparison, where every one of them broke off.
         InvalidRequest: the teacher holds a table of answers, or nothing of what was asked for can be measured here.
         StorageFull: no space is left for an export or for the raw times.
     """
@@ -96,11 +104,10 @@ def compare(
             quality=quality,
             budget_seconds=spec.seconds,
             max_accuracy_drop=spec.max_accuracy_drop,
-            on_block=on_block,
         )
-        measured, failures = _measured(pair, cells, dataset=dataset, setting=setting, seed=spec.seed)
+        measured, failures = _measured(pair, cells, dataset=dataset, setting=setting, seed=spec.seed, on_block=on_block)
     if samples_file is not None:
-        write_csv((timed for _, timed in measured), samples_file)
+        write_samples((timed for _, timed in measured), samples_file)
     on_images = f"Accuracy and agreement are of {len(quality)} of the {len(dataset.test)} test images, spread evenly."
     described = environment.describe(threads=spec.threads)
     return LatencyReport(
@@ -116,38 +123,60 @@ def compare(
 
 
 def _measured(
-    pair: tuple[Subject, Subject], cells: tuple[Cell, ...], *, dataset: Dataset, setting: Setting, seed: int
+    pair: tuple[Subject, Subject],
+    cells: tuple[Cell, ...],
+    *,
+    dataset: Dataset,
+    setting: Setting,
+    seed: int,
+    on_block: Callable[[], None],
 ) -> tuple[list[tuple[LatencyComparison, Timed]], tuple[LatencyFailure, ...]]:
     """Every comparison that came to its end, and what became of the others."""
     measured: list[tuple[LatencyComparison, Timed]] = []
-    failed: list[tuple[Cell, Exception]] = []
+    failed: list[tuple[Cell, DistilleryError]] = []
     for number, cell in enumerate(cells):
+        alone = _Alone(cell, pair, batches(dataset, batch_size=cell.batch_size), setting, seed=(seed, number))
         try:
-            inputs = batches(dataset, batch_size=cell.batch_size)
-            rng = np.random.default_rng([seed, number])
-            measured.append(measure(cell, teacher=pair[0], student=pair[1], batches=inputs, setting=setting, rng=rng))
-        except (DistilleryError, RuntimeError, MemoryError) as error:
+            measured.append(in_own_process(alone, on_tick=on_block))
+        except (RuntimeCrashed, ExportMismatch, MissingDependency, InvalidRequest) as error:
             failed.append((cell, error))
-    if failed and not measured:
-        raise failed[0][1]
     broken = [cell for cell, _ in failed]
     done = [cell for cell in cells if cell not in broken]
     return measured, tuple(_failure(cell, error, done=done) for cell, error in failed)
 
 
-def _failure(cell: Cell, error: Exception, *, done: Sequence[Cell]) -> LatencyFailure:
-    told = str(error).strip().splitlines()
-    hint = error.hint if isinstance(error, DistilleryError) else ""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """One comparison, in a form that another process can take up."""
+
+    cell: Cell
+    pair: tuple[Subject, Subject]
+    batches: tuple[Tensor, ...]
+    setting: Setting
+    seed: tuple[int, int]
+
+    def __call__(self, tick: Callable[[], None]) -> tuple[LatencyComparison, Timed]:
+        with _cpu_threads(self.setting.threads):
+            return measure(
+                self.cell,
+                teacher=self.pair[0],
+                student=self.pair[1],
+                batches=self.batches,
+                setting=self.setting,
+                rng=np.random.default_rng(self.seed),
+                on_block=tick,
+            )
+
+
+def _failure(cell: Cell, error: DistilleryError, *, done: Sequence[Cell]) -> LatencyFailure:
+    detail, hint = error.detail, error.hint
+    if isinstance(error, OutOfMemory):
         fitted = [each.batch_size for each in done if (each.runtime, each.device) == (cell.runtime, cell.device)]
         largest = f"the largest batch that did was {max(fitted)}" if fitted else "no other batch was measured here"
-        told, hint = [f"A batch of {cell.batch_size} does not fit into memory; {largest}."], "Use a smaller batch."
+        detail = f"A batch of {cell.batch_size} does not fit into memory; {largest}. ({error.detail})"
+        hint = "Use a smaller batch."
     return LatencyFailure(
-        runtime=cell.runtime.name,
-        device=cell.device.type,
-        batch_size=cell.batch_size,
-        detail=told[0] if told else type(error).__name__,
-        hint=hint,
+        runtime=cell.runtime.name, device=cell.device.type, batch_size=cell.batch_size, detail=detail, hint=hint
     )
 
 

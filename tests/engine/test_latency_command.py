@@ -53,7 +53,7 @@ def test_the_command_measures_writes_both_files_and_prints_a_table(job: Path) ->
         "python -m engine.latency --job job.json --teacher teacher.safetensors --student student.safetensors "
         "--threads 1 --out latency"
     )
-    assert (job / "out" / "latency_samples.csv").read_text().startswith("runtime,device,batch,round,order,model,call,")
+    assert (job / "out" / "latency_samples.parquet").read_bytes().startswith(b"PAR1")
     assert "eager        cpu        4 teacher" in done.stdout
     assert f"  {comparison.verdict}: {comparison.speedup.value:.2f} times" in done.stdout
 

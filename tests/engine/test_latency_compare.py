@@ -1,16 +1,16 @@
 """The whole protocol on real networks: what it reports follows from its raw samples, and it refuses what is unsound."""
 
-import csv
 import math
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contestant, Contesta
 @pytest.fixture(scope="module")
 def measured(
     pair: tuple[Contestant, Contestant], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[LatencyReport, list[dict[str, str]]]]:
-    path = tmp_path_factory.mktemp("latency") / "latency_samples.csv"
+) -> Iterator[tuple[LatencyReport, list[dict[str, Any]]]]:
+    path = tmp_path_factory.mktemp("latency") / "latency_samples.parquet"
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -89,12 +89,11 @@ def measured(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    with path.open(newline="") as file:
-        yield report, list(csv.DictReader(file))
+    yield report, parquet.read_table(path).to_pylist()
 
 
 def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
-    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+    measured: tuple[LatencyReport, list[dict[str, Any]]], pair: tuple[Contestant, Contestant]
 ) -> None:
     report, _ = measured
     assert [comparison.runtime for comparison in report.comparisons] == ["eager", "onnxruntime"]
@@ -111,7 +110,7 @@ def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
 
 
 def test_the_figures_can_be_computed_again_from_the_raw_samples(
-    measured: tuple[LatencyReport, list[dict[str, str]]],
+    measured: tuple[LatencyReport, list[dict[str, Any]]],
 ) -> None:
     report, rows = measured
     assert tuple(rows[0]) == COLUMNS
@@ -119,7 +118,7 @@ def test_the_figures_can_be_computed_again_from_the_raw_samples(
         mine = [row for row in rows if row["runtime"] == comparison.runtime]
         last = sorted({int(row["round"]) for row in mine})[-comparison.rounds :]
 
-        def times(model: str, number: int, rows: list[dict[str, str]] = mine) -> list[float]:
+        def times(model: str, number: int, rows: list[dict[str, Any]] = mine) -> list[float]:
             return [float(row["seconds"]) for row in rows if row["model"] == model and int(row["round"]) == number]
 
         for of, against, told in (
@@ -138,7 +137,7 @@ def test_the_figures_can_be_computed_again_from_the_raw_samples(
 
 
 def test_the_rows_tell_size_quality_and_memory(
-    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+    measured: tuple[LatencyReport, list[dict[str, Any]]], pair: tuple[Contestant, Contestant]
 ) -> None:
     report, _ = measured
     for contestant, place in ((pair[0], 0), (pair[1], 1)):
@@ -227,7 +226,7 @@ def test_a_caller_may_abandon_the_measurement_and_the_threads_are_restored(
     def abandon() -> None:
         raise Abandoned
 
-    threads, path = torch.get_num_threads(), tmp_path / "samples.csv"
+    threads, path = torch.get_num_threads(), tmp_path / "samples.parquet"
     with pytest.raises(Abandoned):
         compare(
             pair[0],
