@@ -9,7 +9,8 @@ from engine.runtimes.openvino import OpenVino, OpenVinoBfloat16, OpenVinoInt8
 from engine.runtimes.session import INPUT, OUTPUT, Form, Forms, Precision, Runtime, Session
 
 __all__ = [
-    "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "Precision", "Runtime", "Session", "find",
+    "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "OnnxRuntimeInt8",
+    "Precision", "Runtime", "Session", "find",
 ]  # fmt: skip
 
 RUNTIMES: tuple[Runtime, ...] = (
