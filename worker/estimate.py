@@ -24,7 +24,7 @@ STARTING_SECONDS = (1.5, 10.0)
 """Loading the libraries, before anything can be timed."""
 SAVING_SECONDS = (0.01, 0.15)
 EXPORT_SECONDS = (1.5, 12.0)
-"""Of one network as ONNX, checked."""
+"""Of one network in one form besides its weights, checked."""
 REPORT_SECONDS = (0.5, 8.0)
 ROUNDS_SECONDS = (0.15, 0.6)
 """Of one round of the latency protocol for quick networks: three blocks of 50 ms, and what goes on between them."""
@@ -32,8 +32,10 @@ COMPARING_SECONDS = (2.0, 20.0)
 """Of one comparison besides its rounds: loading, warming up, quality."""
 CALLS = (10, 30)
 """Of each contestant in a round, where calls are slow."""
-PROTOCOL_SECONDS = 90.0
-"""A comparison rarely takes longer than its minute and the warm-up."""
+COMPILING_SECONDS = (5.0, 90.0)
+"""Teacher, student and control by torch.compile, besides."""
+OVERTIME = 1.5
+"""A comparison rarely takes longer than its time and the warm-up."""
 EXPORT_BYTES = 500_000_000
 """What exporters, runtimes and plots may take besides."""
 MEMORY_GROWTH = 1.25
@@ -98,7 +100,7 @@ def _seconds(ready: Ready, bursts: Bursts) -> Interval:
     answered = sum(2 * each.plan.times * each.image_seconds for each in bursts.trainings) + sum(bursts.given)
     work += len(ready.dataset.test) * answered
     saves = sum(each.plan.times * each.saves for each in bursts.trainings)
-    exported = _exits(ready) + 1 if "onnx" in ready.spec.export else 0
+    exported = (_exits(ready) + 1) * sum(form != "safetensors" for form in ready.spec.export)
     low, high = (
         ready.preparing_seconds
         + STARTING_SECONDS[end]
@@ -138,7 +140,8 @@ def _comparing(ready: Ready, bursts: Bursts, *, end: int) -> float:
     total = 0.0
     for batch_size in _comparisons(ready):
         one_round = max(ROUNDS_SECONDS[end], 2 * CALLS[end] * batch_size * slowest * slower)
-        total += COMPARING_SECONDS[end] + min(asked.rounds * one_round, PROTOCOL_SECONDS)
+        total += COMPARING_SECONDS[end] + min(asked.rounds * one_round, OVERTIME * asked.seconds)
+    total += COMPILING_SECONDS[end] * ("compiled" in asked.runtimes) * len(asked.batch_sizes)
     return total
 
 

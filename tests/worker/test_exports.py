@@ -1,4 +1,4 @@
-"""What a job hands over besides its report: every form of the student answers alike in a process that lacks the rest."""
+"""What a job hands over besides its report: every form of the student answers alike where nothing else is known."""
 
 import copy
 import io
