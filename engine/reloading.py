@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.data.dataset import Dataset, Split
 from engine.data.views import ordered
 from engine.delivered import network_of
-from engine.runtimes import Eager, Forms, OnnxRuntime
+from engine.runtimes import Forms, OnnxRuntime, reference
 
 SAMPLES = 32
 
@@ -56,4 +56,4 @@ class Reloaded:
             with torch.inference_mode():
                 return np.asarray(torch.export.load(file).module()(images).numpy())
         network = network_of(file, dataset=self.dataset, otherwise=self.architecture)
-        return Eager().load(Forms(network), device=cpu, threads=1).logits(images)
+        return reference(network, device=cpu).logits(images)

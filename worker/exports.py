@@ -15,7 +15,7 @@ from engine.latency.samples import QualityImages, calibration
 from engine.program import export_program
 from engine.quantise import quantise
 from engine.reloading import Reloaded, few, samples
-from engine.runtimes import Eager, Forms, OnnxRuntimeInt8
+from engine.runtimes import Forms, OnnxRuntimeInt8, reference
 from worker.journal import Journal
 from worker.parts import Part
 from worker.ready import Ready
@@ -74,7 +74,7 @@ def _hold_against(part: Part, files: Mapping[ExportFormat, Path], *, ready: Read
     data = few(ready.dataset)
     work = Reloaded(tuple(files.values()), data, architecture=part.known.architecture)
     answers = dict(zip(files, in_own_process(work, on_tick=journal.leave_when_asked), strict=True))
-    eager = Eager().load(Forms(part.known.network), device=ready.device, threads=1).logits(samples(data))
+    eager = reference(part.known.network, device=ready.device).logits(samples(data))
     for form, logits in answers.items():
         if form != "onnx-int8":  # what eight bits cost is measured below, and told
             difference(logits, eager=eager, what=files[form].name)
@@ -86,7 +86,7 @@ def _tell_loss(part: Part, int8: Path, *, ready: Ready, journal: Journal) -> Non
     """Warn where eight bits lose more accuracy than the spec allows."""
     quality = QualityImages.of(ready.dataset, slowest=part.known.network)
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
-    eager = quality.accuracy(quality.answers(Eager().load(Forms(part.known.network), device=cpu, threads=threads)))
+    eager = quality.accuracy(quality.answers(reference(part.known.network, device=cpu)))
     eight = OnnxRuntimeInt8().load(Forms(part.known.network, int8=int8), device=cpu, threads=threads)
     lost = eager - quality.accuracy(quality.answers(eight))
     allowed = (ready.spec.latency or LatencySpec()).max_accuracy_drop

@@ -11,8 +11,8 @@ RuntimeName = Literal[
 ]
 RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
     "eager": (
-        "PyTorch as it is.",
-        "The figure that everyone can repeat; the reference for every other runtime.",
+        "PyTorch without compilation, channels-last and with batch normalisation folded.",
+        "The figure that everyone can repeat, where nothing but PyTorch is wanted.",
     ),
     "compiled": (
         "PyTorch after torch.compile.",

@@ -235,7 +235,7 @@ def _subject(
     model: Literal["teacher", "student"], contestant: Contestant, *, dataset: Dataset, quality: QualityImages
 ) -> Subject:
     network = contestant.network
-    eager = runtimes.Eager().load(runtimes.Forms(network), device=torch.device("cpu"), threads=torch.get_num_threads())
+    eager = runtimes.reference(network, device=torch.device("cpu"))
     return Subject(
         model=model,
         network=network,

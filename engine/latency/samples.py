@@ -19,7 +19,7 @@ from engine.data.dataset import Dataset, Split
 from engine.data.sealed import SealedSplit
 from engine.data.views import ordered
 from engine.latency.rounds import Call
-from engine.runtimes import Eager, Forms, Session
+from engine.runtimes import Session, reference
 
 QUALITY_IMAGES = 10_000
 QUALITY_SECONDS = 4.0
@@ -80,7 +80,7 @@ class QualityImages:
         # Drawn in a scattered order, so that stopping early still leaves images from all over the split.
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
         part = _part(test, rows)
-        session = Eager().load(Forms(slowest), device=torch.device("cpu"), threads=torch.get_num_threads())
+        session = reference(slowest, device=torch.device("cpu"))
         kept: list[Tensor] = []
         began = time.monotonic()
         for images in _normalised(part, dataset, batch_size=QUALITY_BATCH):
