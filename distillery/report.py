@@ -167,7 +167,7 @@ class ServedRate(Record):
     cut_short: bool = False
     """The queue grew without end, so not every request was sent."""
     utilisation: float
-    """Rate times mean service time: the share of time for which the server is busy. At 1 and above it never keeps up."""
+    """Rate times mean service time: the share of time for which the server is busy; from 1 on it never keeps up."""
     p50: Percentile
     p95: Percentile
     p99: Percentile
