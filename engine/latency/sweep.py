@@ -21,7 +21,8 @@ SIZES = tuple(2**power for power in range(10))
 """1, 2, 4 ... 512."""
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 30
 """The bootstrap's interval is widened for small samples by an expansion that holds from eleven rounds on."""
-BLOCK_SECONDS = 0.05
+BLOCK_SECONDS, SHORTEST_BLOCK_SECONDS = 0.05, 0.005
+"""Blocks are shorter where there is little time."""
 BLOCK_CALLS = 400
 WARMUP_BLOCKS = 5
 STEADY_WITHIN = 0.05
@@ -37,16 +38,27 @@ StoppedBy = Literal["largest", "memory", "slower", "time"]
 
 
 @dataclass(frozen=True)
+class Stand:
+    """What every step of one sweep is given."""
+
+    ready: Ready
+    clock: Callable[[], float]
+    deadline: float
+    block_seconds: float
+    memory: Memory
+    on_block: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Pace:
     """How long it takes to get ready for a batch size, and one call of it."""
 
     ready_seconds: float
     call_seconds: float
 
-    @property
-    def block_seconds(self) -> float:
-        """Of getting ready, one call that settles caches, and the timed calls."""
-        return self.ready_seconds + self.call_seconds + max(BLOCK_SECONDS, self.call_seconds)
+    def of_block(self, block_seconds: float) -> float:
+        """Seconds of getting ready, one call that settles caches, and the timed calls."""
+        return self.ready_seconds + self.call_seconds + max(block_seconds, self.call_seconds)
 
 
 @dataclass(frozen=True)
@@ -92,11 +104,17 @@ def sweep(
     It takes longer than `seconds` only where the fewest rounds of the smallest batch do. `on_block` is called between
     blocks; what it raises abandons the sweep. So does what `ready` and its calls raise, other than a lack of memory.
     """
-    deadline = clock() + seconds
-    found = tried(ready, clock=clock, deadline=deadline, memory=memory, on_block=on_block)
-    rounds, lacking = _rounds(
-        ready, found.paces, rng=rng, clock=clock, deadline=deadline, memory=memory, on_block=on_block
+    shorter = seconds / (2 * FEWEST_ROUNDS * len(SIZES))
+    stand = Stand(
+        ready=ready,
+        clock=clock,
+        deadline=clock() + seconds,
+        block_seconds=max(SHORTEST_BLOCK_SECONDS, min(BLOCK_SECONDS, shorter)),
+        memory=memory,
+        on_block=on_block,
     )
+    found = _found(stand)
+    rounds, lacking = _rounds(stand, found.paces, rng=rng)
     stopped_by, stopped = found.stopped_by, found.stopped
     if lacking:
         stopped_by, stopped = "memory", _does_not_fit(min(lacking))
@@ -108,25 +126,23 @@ def sweep(
         rounds=len(rounds) if sizes else 0,
         stopped_by=stopped_by,
         stopped=stopped,
-        notes=_late(clock() - deadline, seconds),
+        notes=_late(clock() - stand.deadline, seconds),
     )
 
 
-def tried(
-    ready: Ready, *, clock: Callable[[], float], deadline: float, memory: Memory, on_block: Callable[[], None]
-) -> Found:
+def _found(stand: Stand) -> Found:
     """Try 1, 2, 4 ... until memory runs out, throughput has fallen twice in a row, or time would not do."""
     paces: dict[int, Pace] = {}
     growth: int | None = None
     for size in SIZES:
-        on_block()
-        if reason := _no_room(size, growth, left=memory.left()):
+        stand.on_block()
+        if reason := _no_room(size, growth, left=stand.memory.left()):
             return Found(paces, "memory", reason)
-        if paces and _seconds_with_next(paces) > deadline - clock():
+        if paces and _seconds_with_next(paces, stand.block_seconds) > stand.deadline - stand.clock():
             return Found(paces, "time", f"Time was up before a batch of {size}.")
-        outcome = _tried(ready, size, clock=clock, memory=memory)
+        outcome = _tried(stand, size)
         if outcome is None:
-            memory.release()
+            stand.memory.release()
             return Found(paces, "memory", _does_not_fit(size))
         growth, paces[size] = outcome
         if _fallen(paces):
@@ -134,22 +150,17 @@ def tried(
     return Found(paces, "largest", f"{SIZES[-1]} is the largest batch that is tried.")
 
 
-def _tried(ready: Ready, size: int, *, clock: Callable[[], float], memory: Memory) -> tuple[int | None, Pace] | None:
+def _tried(stand: Stand, size: int) -> tuple[int | None, Pace] | None:
     """By how much memory grew, and the pace after a warm-up; None where memory ran out."""
-    calls: list[Call] = []
-
-    def first() -> None:
-        calls.append(ready(size))
-        calls[0](0)
-
+    clock = stand.clock
     try:
-        growth = memory.growth(first)
+        growth = stand.memory.growth(lambda: _first_call(stand.ready, size))
         began = clock()
-        call = ready(size)
+        call = stand.ready(size)
         ready_seconds = clock() - began
         medians: list[float] = []
         for _ in range(WARMUP_BLOCKS):
-            medians.append(median(_timed(call, BLOCK_CALLS, clock=clock, enough_seconds=BLOCK_SECONDS)))
+            medians.append(median(_timed(call, BLOCK_CALLS, clock=clock, enough_seconds=stand.block_seconds)))
             if len(medians) > 1 and max(medians[-2:]) <= min(medians[-2:]) * (1 + STEADY_WITHIN):
                 break
     except Exception as error:
@@ -157,6 +168,10 @@ def _tried(ready: Ready, size: int, *, clock: Callable[[], float], memory: Memor
             raise
         return None
     return growth, Pace(ready_seconds=ready_seconds, call_seconds=medians[-1])
+
+
+def _first_call(ready: Ready, size: int) -> None:
+    ready(size)(0)
 
 
 def _does_not_fit(size: int) -> str:
@@ -171,10 +186,10 @@ def _no_room(size: int, growth: int | None, *, left: int | None) -> str:
     return f"A batch of {size} was not tried: it needs about {need:.2g} GB of memory, and {have:.2g} GB are left."
 
 
-def _seconds_with_next(paces: Mapping[int, Pace]) -> float:
+def _seconds_with_next(paces: Mapping[int, Pace], block_seconds: float) -> float:
     """What the fewest rounds take with one more size, whose calls take twice as long, and its warm-up."""
-    following = 2 * paces[max(paces)].block_seconds
-    return FEWEST_ROUNDS * (sum(pace.block_seconds for pace in paces.values()) + following) + 2 * following
+    following = 2 * paces[max(paces)].of_block(block_seconds)
+    return FEWEST_ROUNDS * (sum(pace.of_block(block_seconds) for pace in paces.values()) + following) + 2 * following
 
 
 def _fallen(paces: Mapping[int, Pace]) -> bool:
@@ -185,14 +200,7 @@ def _fallen(paces: Mapping[int, Pace]) -> bool:
 
 
 def _rounds(
-    ready: Ready,
-    paces: Mapping[int, Pace],
-    *,
-    rng: np.random.Generator,
-    clock: Callable[[], float],
-    deadline: float,
-    memory: Memory,
-    on_block: Callable[[], None],
+    stand: Stand, paces: Mapping[int, Pace], *, rng: np.random.Generator
 ) -> tuple[list[dict[int, Block]], set[int]]:
     """One block of every size in each round, and the sizes for which memory ran out after all."""
     rounds: list[dict[int, Block]] = []
@@ -200,30 +208,30 @@ def _rounds(
     gc.collect()
     longest = 0.0
     while len(rounds) < MOST_ROUNDS and set(paces) - lacking:
-        began = clock()
-        if len(rounds) >= FEWEST_ROUNDS and began + longest > deadline:
+        began = stand.clock()
+        if len(rounds) >= FEWEST_ROUNDS and began + longest > stand.deadline:
             break
         held: dict[int, Block] = {}
         for size in rng.permutation(sorted(set(paces) - lacking)).tolist():
-            on_block()
-            block = _block(ready, size, paces[size], clock=clock)
+            stand.on_block()
+            block = _block(stand, size, paces[size])
             if block is None:
                 lacking.add(size)
-                memory.release()
+                stand.memory.release()
             else:
                 held[size] = block
         rounds.append(held)
-        longest = max(longest, clock() - began)
+        longest = max(longest, stand.clock() - began)
     return rounds, lacking
 
 
-def _block(ready: Ready, size: int, pace: Pace, *, clock: Callable[[], float]) -> Block | None:
+def _block(stand: Stand, size: int, pace: Pace) -> Block | None:
     """Get ready, make one call that settles caches, then the timed ones; None where memory ran out."""
-    calls = min(BLOCK_CALLS, math.ceil(BLOCK_SECONDS / pace.call_seconds)) if pace.call_seconds else BLOCK_CALLS
+    calls = math.ceil(stand.block_seconds / pace.call_seconds) if pace.call_seconds else BLOCK_CALLS
     try:
-        call = ready(size)
+        call = stand.ready(size)
         call(0)
-        seconds = _timed(call, max(1, calls), clock=clock)
+        seconds = _timed(call, max(1, min(BLOCK_CALLS, calls)), clock=stand.clock)
     except Exception as error:
         if not ran_out(error):
             raise
