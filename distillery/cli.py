@@ -262,7 +262,8 @@ def latency(
         return console.print_json(result)
     if result.result is None:
         return console.note(f"Measurement {result.id} is {result.status}.")
-    console.stdout().print(tables.speedup_table(result.result))
+    for table in tables.latency_tables(result.result):
+        console.stdout().print(table)
     for doubt in tables.speed_doubts(result.result):
         console.note(doubt)
     return console.note(f"Repeat it with: {result.result.repeat_with}")
