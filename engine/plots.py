@@ -156,8 +156,8 @@ def measured(
     parts = [_y_axis(y, left=left, right=right, text=y_text, label=y_label)]
     parts.append(_x_ticks(x, top=None, bottom=height - _AXIS, text=x_text, label=x_label))
     if reference is not None:
-        at = f"{y(reference):.1f}"
-        parts.append(f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{at}" y2="{at}"/>')
+        level = f"{y(reference):.1f}"
+        parts.append(f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{level}" y2="{level}"/>')
     for each in series:
         line = Line("", each.kind, tuple((at, value) for at, value, *_ in each.points))
         parts += [f'<path class="line {each.kind}" d="{path}"/>' for path in _paths(line, x, y)]
