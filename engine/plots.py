@@ -138,11 +138,12 @@ def measured(
     y_label: str,
     x_text: Callable[[float], str],
     y_text: Callable[[float], str],
+    x_ticks: Sequence[float] = (),
     reference: float | None = None,
 ) -> str:
     """Marks with vertical intervals on two logarithmic axes, joined; empty where there is no point.
 
-    All values must be above 0. `reference` is a dashed line across.
+    All values must be above 0. `x_ticks` are labelled in place of round numbers. `reference` is a dashed line across.
     """
     points = [point for each in series for point in each.points]
     if not points:
@@ -150,8 +151,9 @@ def measured(
     heights = [value for _, *values in points for value in values if value is not None]
     heights += [] if reference is None else [reference]
     across = [at for at, *_ in points]
-    height, left, right = 280.0, 62.0, 16.0
+    height, left, right = 280.0, 74.0, 16.0
     x = Scale(min(across) / 1.15, max(across) * 1.15, start=left, end=WIDTH - right, logarithmic=True)
+    x.ticks = list(x_ticks) or x.ticks
     y = Scale(min(heights) / 1.15, max(heights) * 1.15, start=height - _AXIS, end=_TOP, logarithmic=True)
     parts = [_y_axis(y, left=left, right=right, text=y_text, label=y_label)]
     parts.append(_x_ticks(x, top=None, bottom=height - _AXIS, text=x_text, label=x_label))

@@ -76,6 +76,7 @@ def sweep_plot(sweeps: Sequence[Sweep]) -> str:
         series, title="Throughput by batch size", x_label="Batch size (logarithmic)",
         y_label="Images per second (logarithmic)", x_text=lambda value: f"{value:,g}",
         y_text=lambda value: f"{value:,g}",
+        x_ticks=sorted({point.batch_size for sweep in sweeps for point in sweep.points}),
     )  # fmt: skip
 
 

@@ -41,6 +41,10 @@ def test_measured_points_are_joined_marked_and_have_their_intervals() -> None:
     (reference,) = re.findall(r'class="reference"[^>]* y1="([\d.]+)"', drawn)
     assert 0 < float(reference) < min(float(place.split()[1]) for place in path.removeprefix("M").split("L"))
     assert "a &lt; b" in drawn
+    own = plots.measured(
+        series, title="t", x_label="x", y_label="y", x_text=text, y_text=text, x_ticks=(1, 2, 4, 512)
+    )  # fmt: skip
+    assert re.findall(r'class="tick" text-anchor="middle"[^>]*>(\d+)<', own) == ["1", "2", "4", "512"]
     assert plots.measured([], title="t", x_label="x", y_label="y", x_text=text, y_text=text) == ""
 
 
