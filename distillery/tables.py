@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillery.report import Estimated, LatencyReport, Percentile, Report
+from distillery.scenario_tables import brief, scenario_notes, server_table, sweep_table
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
 from distillery.spec.teacher import TeacherEnsemble
@@ -40,7 +41,8 @@ def print_report(report: Report, *, console: Console) -> None:
     """The tables, the summary and the warnings."""
     console.print(report_table(report))
     if report.latency:
-        console.print(speedup_table(report.latency))
+        for table in latency_tables(report.latency):
+            console.print(table)
     for each in report.exits:
         if each.latency:
             console.print(speedup_table(each.latency, fast=_role(each.role), slow="student"))
@@ -144,6 +146,13 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
     return table
 
 
+def latency_tables(latency: LatencyReport) -> list[Table]:
+    """The speed-ups, the best batch sizes and the highest rates, as far as they were measured."""
+    tables = [speedup_table(latency)] if latency.comparisons or latency.failures else []
+    tables += [sweep_table(latency)] if latency.sweeps else []
+    return tables + ([server_table(latency)] if latency.servers else [])
+
+
 def speed_doubts(latency: LatencyReport) -> list[str]:
     """What a reader of the speed-ups should know: noise on the machine, runtimes that broke off or lost accuracy."""
     doubts = []
@@ -157,7 +166,7 @@ def speed_doubts(latency: LatencyReport) -> list[str]:
         ]
     for failure in latency.failures:
         doubts.append(f"{failure.runtime}, batch {failure.batch_size}, {failure.device}: {failure.detail}")
-    return doubts
+    return [*doubts, *scenario_notes(latency)]
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
@@ -345,10 +354,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _duration(percentile: Percentile) -> str:
-    value = percentile.seconds
-    if value is None:
-        return "too few calls"
-    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+    return "too few calls" if percentile.seconds is None else brief(percentile.seconds)
 
 
 def _counted(number: int | None) -> str:

@@ -249,7 +249,8 @@ def _helped_words(gain: Estimated | None, right: str, aside: Aside) -> str:
 def _speed_words(latency: LatencyReport | None, *, gained: bool) -> str:
     first = next(iter(_valid(latency)), None)
     if first is None:
-        return "" if latency is None else "; no valid measurement of its speed was made"
+        asked = latency is not None and (latency.comparisons or latency.failures)
+        return "; no valid measurement of its speed was made" if asked else ""
     link = "," if gained else "; it runs"
     if first.verdict == "equivalent":
         return f"{link} at the teacher's speed ({where(first)})"

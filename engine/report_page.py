@@ -12,6 +12,7 @@ from engine.figures import axis_percent, axis_points, axis_seconds, percent, poi
 from engine.report import where
 from engine.report_curves import loss, loss_is_labels, roles_told, validation
 from engine.report_roles import built, captions, in_order, kinds, role_name, strategy
+from engine.report_scenarios import panels
 from engine.report_studies import exit_rows, exit_speeds, exit_speeds_invalid, seeds_plot
 from engine.report_terms import share_plot, term_rows
 
@@ -65,6 +66,7 @@ def _page(report: Report) -> dict[str, Any]:
         "time_plot": time_plot(comparisons),
         "speedup_plot": speedup_plot(comparisons),
         "where": where,
+        "panels": panels(report.latency),
         "labelled": _labelled(comparisons),
         "disagreements": [each for each in report.disagreements if each.thumbnail.startswith(_EMBEDDED)],
         "synthetic": report.synthetic if report.synthetic.startswith(_EMBEDDED) else "",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import DistilleryError, InvalidRequest, MissingDependency, UnreadableData
-from distillery.report import LatencyReport, LatencyRow, Percentile
+from distillery.report import LatencyReport, LatencyRow, Percentile, ServerResult, Sweep
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
@@ -187,9 +187,32 @@ def table(report: LatencyReport) -> Iterator[str]:
         )
         yield from (f"  {each.detail}" for each in comparison.noise)
         yield from (f"  {note}" for note in comparison.notes)
+    yield from _scenario_lines(report)
     for failure in report.failures:
         yield f"{failure.runtime}, batch {failure.batch_size}, {failure.device} broke off: {failure.detail}"
     yield from report.notes
+
+
+def _scenario_lines(report: LatencyReport) -> Iterator[str]:
+    """Every batch size of the sweeps and every rate of the servers."""
+    for sweep in report.sweeps:
+        yield f"batch sweep, {_place(sweep)}: best {sweep.best_batch_size or 'none'}, {sweep.stopped}"
+        for point in sweep.points:
+            rate = point.images_per_second
+            yield f"  {point.batch_size:>5} {rate.value:>12.1f} images/s ({rate.low:.1f} to {rate.high:.1f})"
+        yield from (f"  {note}" for note in sweep.notes)
+    for server in report.servers:
+        highest = "no rate" if server.highest_rate is None else f"up to {server.highest_rate:.1f} requests/s"
+        yield f"server, {_place(server)}: {highest} with p99 within {1000 * server.objective_seconds:.3f} ms"
+        for each in server.rates:
+            p50, p99 = _milliseconds(each.p50), _milliseconds(each.p99)
+            outcome = "met" if each.met else "missed"
+            yield f"  {each.requests_per_second:>10.1f} requests/s {p50:>9} ms p50 {p99:>9} ms p99  {outcome}"
+        yield from (f"  {note}" for note in server.notes)
+
+
+def _place(measured: Sweep | ServerResult) -> str:
+    return f"{measured.runtime} on {measured.device}, {measured.input}, {measured.model}"
 
 
 def _lost(row: LatencyRow) -> str:
