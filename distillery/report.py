@@ -97,13 +97,24 @@ class LatencyRow(Record):
     """Of a call from encoded bytes on."""
 
 
-class LatencyComparison(Record):
-    """Student against teacher in one runtime, batch size and device."""
+class Placed(Record):
+    """Something that was measured in one runtime, on one device, at one batch size."""
 
     runtime: str
     device: str
     batch_size: int
     input: Input = "model"
+
+    @property
+    def place(self) -> str:
+        """Where, in words."""
+        end_to_end = ", end to end" if self.input == "end_to_end" else ""
+        return f"{self.runtime}, batch {self.batch_size}, {self.device}{end_to_end}"
+
+
+class LatencyComparison(Placed):
+    """Student against teacher in one runtime, batch size and device."""
+
     threads: int
     rounds: int
     loads: int = 1
@@ -121,13 +132,10 @@ class LatencyComparison(Record):
     """Teacher, then student."""
 
 
-class LatencyFailure(Record):
+class LatencyFailure(Placed):
     """A measurement that was asked for and broke off; the others stand."""
 
-    runtime: str
-    device: str
-    batch_size: int
-    input: Input = "model"
+    scenario: Literal["single_stream", "batch_sweep", "server"] = "single_stream"
     detail: str
     hint: str = ""
 

@@ -129,7 +129,7 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
     for each in latency.comparisons:
         slower, faster = each.rows
         table.add_row(
-            f"{each.runtime}, batch {each.batch_size}",
+            f"{each.runtime}, batch {each.batch_size}{', end to end' if each.input == 'end_to_end' else ''}",
             f"{each.device}, {count(each.threads, 'thread')}",
             _duration(slower.p50),
             _duration(faster.p50),
@@ -157,15 +157,14 @@ def speed_doubts(latency: LatencyReport) -> list[str]:
     """What a reader of the speed-ups should know: noise on the machine, runtimes that broke off or lost accuracy."""
     doubts = []
     for each in latency.comparisons:
-        place = f"{each.runtime}, batch {each.batch_size}, {each.device}"
-        doubts += [f"{place}: {noise.detail}" for noise in each.noise]
+        doubts += [f"{each.place}: {noise.detail}" for noise in each.noise]
         doubts += [
-            f"{place}: the {row.model} loses {100 * row.accuracy_lost:.1f} points of accuracy."
+            f"{each.place}: the {row.model} loses {100 * row.accuracy_lost:.1f} points of accuracy."
             for row in each.rows
             if row.degraded
         ]
     for failure in latency.failures:
-        doubts.append(f"{failure.runtime}, batch {failure.batch_size}, {failure.device}: {failure.detail}")
+        doubts.append(f"{failure.place}: {failure.detail}")
     return [*doubts, *scenario_notes(latency)]
 
 

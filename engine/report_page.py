@@ -9,7 +9,6 @@ from distillery.errors import MissingDependency
 from distillery.report import LatencyComparison, Quality, Report
 from engine import figures, plots
 from engine.figures import axis_percent, axis_points, axis_seconds, percent, points, ratio, seconds, size
-from engine.report import where
 from engine.report_curves import loss, loss_is_labels, roles_told, validation
 from engine.report_roles import built, captions, in_order, kinds, role_name, strategy
 from engine.report_scenarios import panels
@@ -65,7 +64,6 @@ def _page(report: Report) -> dict[str, Any]:
         "classes_left_out": max(0, len(_class_deltas(quality)) - MOST_CLASSES),
         "time_plot": time_plot(comparisons),
         "speedup_plot": speedup_plot(comparisons),
-        "where": where,
         "panels": panels(report.latency),
         "labelled": _labelled(comparisons),
         "disagreements": [each for each in report.disagreements if each.thumbnail.startswith(_EMBEDDED)],
@@ -135,9 +133,12 @@ def class_plot(quality: Mapping[str, Quality]) -> str:
 def _labelled(comparisons: Sequence[LatencyComparison]) -> list[tuple[str, LatencyComparison]]:
     """Each comparison with a short name: runtime and batch size, and the device where there are several."""
     several = len({each.device for each in comparisons}) > 1
-    return [
-        (f"{each.runtime} · {each.batch_size}{f' · {each.device}' if several else ''}", each) for each in comparisons
-    ]
+
+    def label(each: LatencyComparison) -> str:
+        device, whole = each.device if several else "", "end to end" if each.input == "end_to_end" else ""
+        return " · ".join(filter(None, (each.runtime, str(each.batch_size), device, whole)))
+
+    return [(label(each), each) for each in comparisons]
 
 
 def time_plot(comparisons: Sequence[LatencyComparison]) -> str:

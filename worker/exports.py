@@ -86,9 +86,9 @@ def _tell_loss(part: Part, int8: Path, *, ready: Ready, journal: Journal) -> Non
     """Warn where eight bits lose more accuracy than the spec allows."""
     quality = QualityImages.of(ready.dataset, slowest=part.known.network)
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
-    eager = quality.accuracy(quality.answers(reference(part.known.network, device=cpu)))
+    eager = quality.accuracy(quality.answers(reference(part.known.network, device=cpu).logits))
     eight = OnnxRuntimeInt8().load(Forms(part.known.network, int8=int8), device=cpu, threads=threads)
-    lost = eager - quality.accuracy(quality.answers(eight))
+    lost = eager - quality.accuracy(quality.answers(eight.logits))
     allowed = (ready.spec.latency or LatencySpec()).max_accuracy_drop
     if lost > allowed:
         journal.warn(

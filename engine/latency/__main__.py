@@ -27,7 +27,8 @@ from engine.data.readers import load
 from engine.delivered import network_of
 from engine.device_lease import DeviceLease, name_of
 from engine.intake import weights_onnx
-from engine.latency.compare import Contestant, compare, planned, repeat_command
+from engine.latency.compare import Contestant, compare, repeat_command
+from engine.latency.places import planned
 from engine.weights import read_metadata
 
 
@@ -81,7 +82,7 @@ def _devices_alone(spec: LatencySpec) -> Iterator[None]:
             sys.stderr.write("Waiting: something is trained or measured on the device.\n")
 
     with ExitStack() as held:
-        for name in sorted({name_of(cell.device) for cell in planned(spec)[0]}):
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
             held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
         yield
 
@@ -181,15 +182,16 @@ def table(report: LatencyReport) -> Iterator[str]:
             times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
             yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{_lost(row)}"
         speedup, control = comparison.speedup, comparison.control
+        told = "end to end, " if comparison.input == "end_to_end" else ""
         yield (
-            f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
+            f"  {told}{comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
             f"control {control.value:.3f} ({control.low:.3f} to {control.high:.3f}), {comparison.rounds} rounds"
         )
         yield from (f"  {each.detail}" for each in comparison.noise)
         yield from (f"  {note}" for note in comparison.notes)
     yield from _scenario_lines(report)
     for failure in report.failures:
-        yield f"{failure.runtime}, batch {failure.batch_size}, {failure.device} broke off: {failure.detail}"
+        yield f"{failure.place}: broke off: {failure.detail}"
     yield from report.notes
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from distillery.report import Estimated, LatencyComparison, Noise
 from engine import intervals
@@ -15,8 +14,10 @@ from engine.latency.loading import (
     CONTROL,
     STUDENT,
     TEACHER,
+    Called,
     Cell,
     Elsewhere,
+    Inputs,
     Loaded,
     Setting,
     Subject,
@@ -28,7 +29,6 @@ from engine.latency.noise import of_calls, of_control, of_machine, of_rounds, of
 from engine.latency.rounds import FEWEST_LOADS, FEWEST_ROUNDS, Call, Plan, block_medians, interleave, load_medians, plan
 from engine.latency.rows import comparison, device_note, pace_notes
 from engine.latency.samples import Timed
-from engine.runtimes import Session
 
 MOST_LOOKS = 4
 """How often an inconclusive measurement is looked at and gone on with."""
@@ -53,7 +53,7 @@ def measure(
     *,
     teacher: Subject,
     student: Subject,
-    batches: Sequence[Tensor],
+    inputs: Inputs,
     setting: Setting,
     rng: np.random.Generator,
     on_block: Callable[[], None],
@@ -70,7 +70,7 @@ def measure(
     def run(first_round: int, seconds: float) -> Pass:
         pair = (teacher, student)
         return _one_pass(
-            cell, pair, batches, setting, rng=rng, budget_seconds=seconds, first_round=first_round, on_block=on_block
+            cell, pair, inputs, setting, rng=rng, budget_seconds=seconds, first_round=first_round, on_block=on_block
         )
 
     began = time.monotonic()
@@ -85,7 +85,7 @@ def measure(
             f"{failed.control.high:.3f}. Their calls stand in the raw samples only.",
             *final.notes,
         )
-    timed = Timed(runtime=cell.runtime.name, device=cell.device.type, batch_size=cell.batch_size, calls=calls)
+    timed = Timed(cell.runtime.name, cell.device.type, cell.batch_size, cell.input, calls)
     told = comparison(
         cell,
         [final.loaded[name] for name in (TEACHER, STUDENT)],
@@ -105,7 +105,7 @@ def measure(
 class _Rounds:
     """Rounds spread over loads, and what they say so far."""
 
-    sessions: dict[str, Session]
+    sessions: dict[str, Called]
     reload: Elsewhere
     loads: int
     """In each `hold`."""
@@ -157,7 +157,7 @@ class _Rounds:
 def _one_pass(
     cell: Cell,
     pair: tuple[Subject, Subject],
-    batches: Sequence[Tensor],
+    inputs: Inputs,
     setting: Setting,
     *,
     rng: np.random.Generator,
@@ -167,11 +167,11 @@ def _one_pass(
 ) -> Pass:
     began, end = time.monotonic(), time.perf_counter() + budget_seconds
     subjects = {TEACHER: pair[0], STUDENT: pair[1], CONTROL: pair[1]}
-    sessions: dict[str, Session] = {}
+    sessions: dict[str, Called] = {}
     loaded: dict[str, Loaded] = {}
     for name, subject in subjects.items():
         on_block()
-        sessions[name], loaded[name] = load(subject, cell, batches=batches, setting=setting, checked=name != CONTROL)
+        sessions[name], loaded[name] = load(subject, cell, inputs=inputs, setting=setting, checked=name != CONTROL)
     left_seconds = budget_seconds - (time.monotonic() - began)
     # Of the student a second load was seen already, the control's: with what the runtime had kept of the first.
     again = min(1.0, loaded[CONTROL].seconds / loaded[STUDENT].seconds)
@@ -181,7 +181,7 @@ def _one_pass(
     per_call[CONTROL] = per_call[STUDENT]  # so that both get blocks of the same size
     planned = plan(per_call, rounds=setting.rounds, budget_seconds=left_seconds - (loads - 1) * reload_seconds)
     openers = {
-        name: partial(opened, subject, cell, batches=batches, threads=setting.threads)
+        name: partial(opened, subject, cell, inputs=inputs, threads=setting.threads)
         for name, subject in subjects.items()
     }
     before = ProcessorTime.now()

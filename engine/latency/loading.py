@@ -7,7 +7,7 @@ is luck differs between the loads then, and is seen in the interval where it wou
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distillery.report import Input
 from engine.black_box import OnnxNetwork
 from engine.export import TOLERANCE, difference
+from engine.latency.encoded import Batch, EncodedSession, Reading
 from engine.latency.memory import peak_growth
 from engine.latency.rounds import BLOCK_SECONDS, Warmup, warm_up
 from engine.latency.samples import QualityImages
@@ -34,6 +36,9 @@ LOAD_SHARE = 0.3
 _PADDINGS = 32
 _MOST_PADDING_BYTES = 2**17
 
+Called = Session | EncodedSession
+"""What is timed: a network that is given tensors, or one that is given files."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -42,6 +47,16 @@ class Cell:
     runtime: Runtime
     device: torch.device
     batch_size: int
+    input: Input = "model"
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the calls of a comparison are given: `batches`, or `files` and how they are read."""
+
+    batches: tuple[Tensor, ...] = ()
+    files: tuple[Batch, ...] = ()
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +105,29 @@ class Loaded:
     warmup: Warmup
 
 
-def opened(subject: Subject, cell: Cell, *, batches: Sequence[Tensor], threads: int) -> Session:
+def opened(subject: Subject, cell: Cell, *, inputs: Inputs, threads: int) -> Called:
     """A fresh session with its inputs laid out."""
     forms = Forms(subject.network, onnx=subject.onnx, int8=subject.int8)
     session = cell.runtime.load(forms, device=cell.device, threads=threads)
-    session.feed(batches)
-    return session
+    if inputs.reading is None:
+        session.feed(inputs.batches)
+        return session
+    encoded = EncodedSession(session, reading=inputs.reading)
+    encoded.feed(inputs.files)
+    return encoded
 
 
 def load(
-    subject: Subject, cell: Cell, *, batches: Sequence[Tensor], setting: Setting, checked: bool = True
-) -> tuple[Session, Loaded]:
+    subject: Subject, cell: Cell, *, inputs: Inputs, setting: Setting, checked: bool = True
+) -> tuple[Called, Loaded]:
     """Load, make the cold first call, check the answers, warm up: in this order, so that the first call is cold.
 
     Raises:
         ExportMismatch: a runtime of full precision does not give the eager network's answers.
     """
 
-    def load_and_call() -> tuple[Session, float]:
-        session = opened(subject, cell, batches=batches, threads=setting.threads)
+    def load_and_call() -> tuple[Called, float]:
+        session = opened(subject, cell, inputs=inputs, threads=setting.threads)
         began = time.perf_counter()
         session.call(0)
         return session, time.perf_counter() - began
@@ -116,7 +135,7 @@ def load(
     began = time.perf_counter()
     (session, cold), peak = peak_growth(load_and_call, device=cell.device, in_torch=cell.runtime.form == "network")
     seconds = time.perf_counter() - began
-    logits = setting.quality.answers(session) if checked else subject.eager
+    logits = setting.quality.answers(session.logits) if checked else subject.eager
     if cell.runtime.precision == "float32":
         difference(
             logits,
@@ -145,12 +164,12 @@ def loads_within(budget_seconds: float, *, seconds_each: float) -> int:
 class Elsewhere:
     """Loads all contestants anew, each time in another order and at other places in memory."""
 
-    def __init__(self, openers: Mapping[str, Callable[[], Session]], *, rng: np.random.Generator) -> None:
+    def __init__(self, openers: Mapping[str, Callable[[], Called]], *, rng: np.random.Generator) -> None:
         self._openers = openers
         self._rng = rng
         self._padding: list[bytearray] = []
 
-    def __call__(self) -> dict[str, Session]:
+    def __call__(self) -> dict[str, Called]:
         """Fresh sessions by name, each warm. The caller has let go of the earlier ones."""
         gc.collect()
         sizes = self._rng.integers(16, _MOST_PADDING_BYTES, size=_PADDINGS)
@@ -162,7 +181,7 @@ class Elsewhere:
         return {name: opened[name] for name in names}
 
 
-def _settle(session: Session) -> None:
+def _settle(session: Called) -> None:
     """Call for as long as a block lasts, twice at least."""
     began, index = time.perf_counter(), 0
     while index < 2 or time.perf_counter() - began < BLOCK_SECONDS:

@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distillery.errors import InvalidRequest, MissingDependency
+from distillery.report import Input
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset, Split
 from engine.data.sealed import SealedSplit
 from engine.data.views import ordered
 from engine.latency.rounds import Call
-from engine.runtimes import Session, reference
+from engine.runtimes import reference
 
 QUALITY_IMAGES = 10_000
 QUALITY_SECONDS = 4.0
@@ -28,7 +29,9 @@ DISTINCT_BATCHES = 8
 CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 32
 DISTINCT_BYTES = 64 * 2**20
-COLUMNS = ("runtime", "device", "batch", "load", "round", "order", "model", "call", "seconds", "device_seconds")
+COLUMNS = (
+    "runtime", "device", "batch", "input", "load", "round", "order", "model", "call", "seconds", "device_seconds",
+)  # fmt: skip
 
 
 def batches(dataset: Dataset, *, batch_size: int) -> tuple[Tensor, ...]:
@@ -90,9 +93,9 @@ class QualityImages:
                 break
         return cls(batches=tuple(kept), labels=part.labels[: sum(map(len, kept))].numpy())
 
-    def answers(self, session: Session) -> NDArray[np.float32]:
-        """Logits [N, K]."""
-        return np.concatenate([session.logits(images) for images in self.batches])
+    def answers(self, logits: Callable[[Tensor], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Logits [N, K]; `logits` gives those of a batch."""
+        return np.concatenate([logits(images) for images in self.batches])
 
     def accuracy(self, logits: NDArray[np.float32]) -> float:
         """Top-1."""
@@ -109,6 +112,7 @@ class Timed:
     runtime: str
     device: str
     batch_size: int
+    input: Input
     calls: tuple[Call, ...]
 
 
@@ -122,7 +126,7 @@ def write_samples(timed: Iterable[Timed], path: Path) -> None:
         StorageFull: no space is left.
     """
     rows = [
-        (each.runtime, each.device, each.batch_size, *(getattr(call, name) for name in COLUMNS[3:]))
+        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
         for each in timed
         for call in each.calls
     ]
@@ -149,7 +153,8 @@ def _parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
             "Raw samples are written as Parquet with pyarrow, which is not installed.",
             hint="Install it with: pip install pyarrow, or write them as CSV.",
         ) from absent
-    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.int32(), pyarrow.int32(),
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(),
+             pyarrow.int32(),
              pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())  # fmt: skip
     columns = [pyarrow.array([row[place] for row in rows], type=kind) for place, kind in enumerate(kinds)]
     out = io.BytesIO()

@@ -1,6 +1,8 @@
 """The whole protocol on real networks: what it reports follows from its raw samples, and it refuses what is unsound."""
 
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -285,3 +287,73 @@ def test_the_repeating_command_quotes_what_needs_it() -> None:
         "python -m engine.latency --job 'my job.json' --teacher t.safetensors --student s.safetensors "
         "--threads 2 --out latency"
     )
+
+
+def test_end_to_end_is_a_comparison_of_its_own_and_takes_longer(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    spec = LatencySpec(runtimes=("onnxruntime",), inputs=("model", "end_to_end"), seconds=4)
+    path = tmp_path / "samples.parquet"
+    report = compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="", samples_file=path)
+    alone, whole = report.comparisons
+    assert (alone.place, whole.place) == ("onnxruntime, batch 1, cpu", "onnxruntime, batch 1, cpu, end to end")
+    assert [row.input for row in whole.rows] == ["end_to_end", "end_to_end"]
+    assert [row.agreement for row in whole.rows] == [1, 1]
+    for one, other in zip(alone.rows, whole.rows, strict=True):
+        assert cast(float, other.p50.seconds) > cast(float, one.p50.seconds)
+    assert {row["input"] for row in parquet.read_table(path).to_pylist()} == {"model", "end_to_end"}
+
+
+def test_sweeps_and_servers_are_asked_for_without_a_comparison(pair: tuple[Contestant, Contestant]) -> None:
+    spec = LatencySpec(runtimes=("eager",), scenarios=("batch_sweep", "server"), seconds=2, p99_seconds=0.1)
+    report = compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert (report.comparisons, report.failures) == ((), ())
+    assert [(each.model, each.runtime) for each in report.sweeps] == [("teacher", "eager"), ("student", "eager")]
+    assert [each.model for each in report.servers] == ["teacher", "student"]
+    assert {each.objective_seconds for each in report.servers} == {0.1}
+
+
+class CrashesLate(nn.Module):
+    """Answers as it is checked, and ends the process without a word when it is asked for batches of five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(144, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[0] == 5:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return cast(Tensor, self.last(images.flatten(1)))
+
+
+def test_a_crash_costs_its_row_and_names_where(pair: tuple[Contestant, Contestant], tmp_path: Path) -> None:
+    teacher = _contestant(CrashesLate(), tmp_path / "teacher")
+    spec = LatencySpec(runtimes=("eager",), batch_sizes=(5, 2), seconds=2)
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert [each.batch_size for each in report.comparisons] == [2]
+    (failure,) = report.failures
+    assert failure.place == "eager, batch 5, cpu"
+    assert "SIGSEGV" in failure.detail
+
+
+class Greedy(nn.Module):
+    """Runs out of memory from batches of three on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(144, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if 3 <= images.shape[0] < 16:
+            raise MemoryError
+        return cast(Tensor, self.last(images.flatten(1)))
+
+
+def test_a_batch_that_does_not_fit_names_the_largest_that_did(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    teacher = _contestant(Greedy(), tmp_path / "teacher")
+    spec = LatencySpec(runtimes=("eager",), batch_sizes=(1, 2, 3), seconds=1)
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert [each.batch_size for each in report.comparisons] == [1, 2]
+    assert "A batch of 3 does not fit into memory; the largest batch that did was 2." in report.failures[0].detail
