@@ -261,8 +261,9 @@ def _speed_words(latency: LatencyReport | None, *, gained: bool) -> str:
 
 
 def where(comparison: LatencyComparison | LatencyFailure) -> str:
-    """The runtime, batch size and device of a comparison in words."""
-    return f"{comparison.runtime}, batch {comparison.batch_size}, {comparison.device}"
+    """The runtime, batch size and device of a comparison in words, and whether it was timed from encoded bytes on."""
+    place = f"{comparison.runtime}, batch {comparison.batch_size}, {comparison.device}"
+    return place if comparison.input == "model" else f"{place}, from encoded bytes"
 
 
 def _valid(latency: LatencyReport | None) -> tuple[LatencyComparison, ...]:

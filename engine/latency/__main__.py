@@ -177,7 +177,8 @@ def table(report: LatencyReport) -> Iterator[str]:
         for row in comparison.rows:
             where = f"{row.runtime:<12} {row.device:<6} {row.batch_size:>5} {row.model:<8}"
             times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
-            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}"
+            from_bytes = "  from bytes" if row.input == "end_to_end" else ""
+            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{from_bytes}"
         speedup, control = comparison.speedup, comparison.control
         yield (
             f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
