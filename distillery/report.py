@@ -108,8 +108,8 @@ class Placed(Record):
     @property
     def place(self) -> str:
         """Where, in words."""
-        end_to_end = ", end to end" if self.input == "end_to_end" else ""
-        return f"{self.runtime}, batch {self.batch_size}, {self.device}{end_to_end}"
+        place = f"{self.runtime}, batch {self.batch_size}, {self.device}"
+        return place if self.input == "model" else f"{place}, from encoded bytes"
 
 
 class LatencyComparison(Placed):

@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from distillery.report import LatencyReport, Percentile, ServerResult, Sweep
+from distillery.report import Input, LatencyReport, Percentile, ServerResult, Sweep
 
 
 def sweep_table(latency: LatencyReport) -> Table:
@@ -51,14 +51,22 @@ def scenario_notes(latency: LatencyReport) -> list[str]:
     return [f"{', '.join(_place(each))}: {note}" for each in measured for note in each.notes]
 
 
+def with_input(runtime: str, given: Input) -> str:
+    """The runtime, and that it was timed from encoded bytes on where it was."""
+    return runtime if given == "model" else f"{runtime} from bytes"
+
+
 def brief(seconds: float) -> str:
     """A short time in milliseconds or microseconds."""
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
 def _place(each: Sweep | ServerResult) -> tuple[str, str, str]:
-    runtime = each.runtime if each.input == "model" else f"{each.runtime} from bytes"
-    return runtime, f"{each.device}, {each.threads} thread{'' if each.threads == 1 else 's'}", each.model
+    return (
+        with_input(each.runtime, each.input),
+        f"{each.device}, {each.threads} thread{'' if each.threads == 1 else 's'}",
+        each.model,
+    )
 
 
 def _told(percentile: Percentile) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillery.report import Estimated, LatencyReport, Percentile, Report
-from distillery.scenario_tables import brief, scenario_notes, server_table, sweep_table
+from distillery.scenario_tables import brief, scenario_notes, server_table, sweep_table, with_input
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
 from distillery.spec.teacher import TeacherEnsemble
@@ -108,7 +108,7 @@ def _timed(report: Report) -> dict[tuple[str, _Measured], Percentile]:
     ]:
         for each in latency.comparisons if latency else ():
             for role, row in zip((slow, fast), each.rows, strict=True):
-                found.setdefault((role, (each.runtime, each.batch_size, each.device)), row.p50)
+                found.setdefault((role, (with_input(each.runtime, each.input), each.batch_size, each.device)), row.p50)
     return found
 
 
@@ -129,7 +129,7 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
     for each in latency.comparisons:
         slower, faster = each.rows
         table.add_row(
-            f"{each.runtime}, batch {each.batch_size}{', end to end' if each.input == 'end_to_end' else ''}",
+            f"{with_input(each.runtime, each.input)}, batch {each.batch_size}",
             f"{each.device}, {count(each.threads, 'thread')}",
             _duration(slower.p50),
             _duration(faster.p50),
@@ -141,7 +141,10 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
         )
     for failure in latency.failures:
         table.add_row(
-            f"{failure.runtime}, batch {failure.batch_size}", failure.device, *[""] * 6, Text("broke off", style="red")
+            f"{with_input(failure.runtime, failure.input)}, batch {failure.batch_size}",
+            failure.device,
+            *[""] * 6,
+            Text("broke off", style="red"),
         )
     return table
 

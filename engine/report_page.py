@@ -131,14 +131,14 @@ def class_plot(quality: Mapping[str, Quality]) -> str:
 
 
 def _labelled(comparisons: Sequence[LatencyComparison]) -> list[tuple[str, LatencyComparison]]:
-    """Each comparison with a short name: runtime and batch size, and the device where there are several."""
+    """Each comparison with a short name: runtime, batch size, what it was timed from, the device where several are."""
     several = len({each.device for each in comparisons}) > 1
-
-    def label(each: LatencyComparison) -> str:
-        device, whole = each.device if several else "", "end to end" if each.input == "end_to_end" else ""
-        return " · ".join(filter(None, (each.runtime, str(each.batch_size), device, whole)))
-
-    return [(label(each), each) for each in comparisons]
+    labels = []
+    for each in comparisons:
+        parts = [each.runtime, str(each.batch_size)]
+        parts += ["bytes"] if each.input == "end_to_end" else []
+        labels.append((" · ".join([*parts, *([each.device] if several else [])]), each))
+    return labels
 
 
 def time_plot(comparisons: Sequence[LatencyComparison]) -> str:

@@ -180,11 +180,11 @@ def table(report: LatencyReport) -> Iterator[str]:
         for row in comparison.rows:
             where = f"{row.runtime:<12} {row.device:<6} {row.batch_size:>5} {row.model:<8}"
             times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
-            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{_lost(row)}"
+            from_bytes = "  from bytes" if row.input == "end_to_end" else ""
+            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{from_bytes}{_lost(row)}"
         speedup, control = comparison.speedup, comparison.control
-        told = "end to end, " if comparison.input == "end_to_end" else ""
         yield (
-            f"  {told}{comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
+            f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
             f"control {control.value:.3f} ({control.low:.3f} to {control.high:.3f}), {comparison.rounds} rounds"
         )
         yield from (f"  {each.detail}" for each in comparison.noise)

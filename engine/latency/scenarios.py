@@ -46,6 +46,9 @@ class Bench:
     spec: LatencySpec
     input: Input
     rng: np.random.Generator
+    """Draws the order of blocks and the bootstrap."""
+    arrivals: NDArray[np.float64]
+    """As of `server.gaps`: the same for both models."""
     on_block: Callable[[], None]
 
     def fed(self, model: str, batch_size: int, session: Session | None = None) -> tuple[Call, EncodedSession | None]:
@@ -98,17 +101,15 @@ class Bench:
             call=call, p50=median(times), mean=fmean(times), stages=stages(encoded) if encoded is not None else None
         )
 
-    def served(
-        self, model: str, alone: "Alone", *, objective_seconds: float, arrivals: NDArray[np.float64]
-    ) -> ServerResult:
+    def served(self, model: str, alone: "Alone", *, objective_seconds: float) -> ServerResult:
         """The search for its highest rate, in half of the time of the spec."""
         found = highest_rate(
             alone.call,
-            gaps=arrivals,
+            gaps=self.arrivals,
             objective_seconds=objective_seconds,
             service_seconds=alone.mean,
             seconds=(1 - 2 * ALONE_SHARE) * self.spec.seconds / len(MODELS),
-            on_rate=self.on_block,
+            on_pause=self.on_block,
         )
         return ServerResult(
             model=model, runtime=self.runtime.name, device=self.device.type, threads=self.spec.threads,
@@ -154,10 +155,9 @@ def servers(bench: Bench) -> tuple[ServerResult, ...]:
     Raises:
         DistilleryError, RuntimeError: of the runtime.
     """
-    arrivals = gaps(bench.rng)
     alone = {model: bench.alone(model) for model in MODELS}
     objective = bench.spec.p99_seconds or OBJECTIVE_CALLS * alone["teacher"].p50
-    return tuple(bench.served(model, alone[model], objective_seconds=objective, arrivals=arrivals) for model in MODELS)
+    return tuple(bench.served(model, alone[model], objective_seconds=objective) for model in MODELS)
 
 
 def measure(
@@ -181,8 +181,9 @@ def measure(
     """
     swept: list[Sweep] = []
     served: list[ServerResult] = []
+    arrivals = gaps(rng.spawn(1)[0])  # a stream of their own: how often a sweep draws depends on the machine
     for each in dict.fromkeys(inputs or spec.inputs):
-        bench = Bench(load, runtime, device, images, spec, each, rng, on_block)
+        bench = Bench(load, runtime, device, images, spec, each, rng, arrivals, on_block)
         if "batch_sweep" in spec.scenarios:
             swept += sweeps(bench)
         if "server" in spec.scenarios:

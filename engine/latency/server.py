@@ -35,6 +35,9 @@ GIVEN_UP_AFTER = 10.0
 SPIN_SECONDS = 0.002
 """The kernel wakes a sleeper some 0.05 to 1 ms late; so long before the moment sleeping ends and looking begins."""
 
+IDLE_SECONDS, LOOK_SECONDS = 0.02, 1.0
+"""Once in so long, when the next request is not due for a while, whoever started the load may look in."""
+
 Call = Callable[[int], object]
 Wait = Callable[[float], None]
 """Returns at a moment of the clock, or at once if that has passed."""
@@ -94,11 +97,13 @@ def serve(
     objective_seconds: float,
     clock: Callable[[], float],
     wait: Wait,
+    on_idle: Callable[[], None] = lambda: None,
 ) -> Served:
     """Answer one request after the other, each when it is due (seconds from now) or as soon as the server is free.
 
     Requests end early when the objective is missed for certain (by more than 1 % of `due`) and the line is so long
-    that a request has waited ten times the objective.
+    that a request has waited ten times the objective. `on_idle` is called about once a second while nobody waits; what
+    it raises abandons them.
     """
     latencies, services, late = [], [], []
     allowed = len(due) - math.ceil(len(due) * SHARE)
@@ -107,9 +112,12 @@ def serve(
     gc.collect()
     gc.disable()
     try:
-        start = free = clock()
+        start = free = looked = clock()
         for index, after in enumerate(due):
             moment = start + after
+            if moment - free > IDLE_SECONDS and free - looked > LOOK_SECONDS:
+                on_idle()
+                looked = free
             wait(moment)
             began = clock()
             if missed > allowed and began - moment > GIVEN_UP_AFTER * objective_seconds:
@@ -156,13 +164,14 @@ def highest_rate(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     wait: Wait = wait_until,
-    on_rate: Callable[[], None] = lambda: None,
+    on_pause: Callable[[], None] = lambda: None,
 ) -> Highest:
     """Search the highest rate that keeps to the objective, by bisection of its logarithm to within 5 %.
 
     `service_seconds` is the mean call without waiting: half of its inverse is tried first, then faster or slower ones
     until one rate has met and one missed. A rate for whose fewest requests (368) too little of `seconds` is left is
-    not tried, and a note says so. `on_rate` is called before each; what it raises abandons the search.
+    not tried, and a note says so. `on_pause` is called before each rate, and while no request waits; what it raises
+    abandons the search.
     """
     deadline = clock() + seconds
     capacity = 1 / service_seconds
@@ -171,13 +180,13 @@ def highest_rate(
     notes: list[str] = []
     rate: float | None = FIRST_UTILISATION * capacity
     while rate is not None:
-        on_rate()
+        on_pause()
         count = _requests(rate, share=seconds / RATES, left=deadline - clock(), service_seconds=service_seconds)
         if not count:
             notes.append(_no_time(rate, rates, seconds=seconds))
             break
         due = (np.cumsum(gaps[:count]) / rate).tolist()
-        served = serve(call, due=due, objective_seconds=objective_seconds, clock=clock, wait=wait)
+        served = serve(call, due=due, objective_seconds=objective_seconds, clock=clock, wait=wait, on_idle=on_pause)
         late += served.late
         rates.append(judged(served, rate=rate, objective_seconds=objective_seconds))
         rate = following(rates, capacity=capacity)

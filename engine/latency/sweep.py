@@ -53,6 +53,8 @@ class Stand:
 class Pace:
     """How long it takes to get ready for a batch size, and one call of it."""
 
+    first_seconds: float
+    """Of the first call of all, with whatever is loaded and compiled for it."""
     ready_seconds: float
     call_seconds: float
 
@@ -154,10 +156,11 @@ def _tried(stand: Stand, size: int) -> tuple[int | None, Pace] | None:
     """By how much memory grew, and the pace after a warm-up; None where memory ran out."""
     clock = stand.clock
     try:
-        growth = stand.memory.growth(lambda: _first_call(stand.ready, size))
         began = clock()
+        growth = stand.memory.growth(lambda: _first_call(stand.ready, size))
+        first = clock()
         call = stand.ready(size)
-        ready_seconds = clock() - began
+        ready_seconds = clock() - first
         medians: list[float] = []
         for _ in range(WARMUP_BLOCKS):
             medians.append(median(_timed(call, BLOCK_CALLS, clock=clock, enough_seconds=stand.block_seconds)))
@@ -167,7 +170,7 @@ def _tried(stand: Stand, size: int) -> tuple[int | None, Pace] | None:
         if not ran_out(error):
             raise
         return None
-    return growth, Pace(ready_seconds=ready_seconds, call_seconds=medians[-1])
+    return growth, Pace(first_seconds=first - began, ready_seconds=ready_seconds, call_seconds=medians[-1])
 
 
 def _first_call(ready: Ready, size: int) -> None:
@@ -187,9 +190,11 @@ def _no_room(size: int, growth: int | None, *, left: int | None) -> str:
 
 
 def _seconds_with_next(paces: Mapping[int, Pace], block_seconds: float) -> float:
-    """What the fewest rounds take with one more size, whose calls take twice as long, and its warm-up."""
-    following = 2 * paces[max(paces)].of_block(block_seconds)
-    return FEWEST_ROUNDS * (sum(pace.of_block(block_seconds) for pace in paces.values()) + following) + 2 * following
+    """What the fewest rounds take with one more size, whose calls take twice as long, and its warm-up before them."""
+    last = paces[max(paces)]
+    following = 2 * last.of_block(block_seconds)
+    a_round = sum(pace.of_block(block_seconds) for pace in paces.values()) + following
+    return FEWEST_ROUNDS * a_round + last.first_seconds + 2 * following
 
 
 def _fallen(paces: Mapping[int, Pace]) -> bool:

@@ -159,6 +159,19 @@ def test_sweeps_and_servers_have_tables_of_their_own() -> None:
     assert tables.speed_doubts(_scenarios())[0] == "onnxruntime from bytes, cpu, 2 threads, teacher: a note"
 
 
+def test_what_was_timed_from_bytes_is_told_apart() -> None:
+    alone = latency(0.02, 0.005)
+    (compared,) = alone.comparisons
+    whole = latency(0.03, 0.015).comparisons[0].model_copy(update={"input": "end_to_end"})
+    both = alone.model_copy(update={"comparisons": (compared, whole)})
+    first, second = shown(tables.speedup_table(both))[-2:]
+    assert first.startswith("eager, batch 8 cpu, 1 thread 20 ms 5 ms")
+    assert second.startswith("eager from bytes, batch 8 cpu, 1 thread 30 ms 15 ms")
+    assert shown(tables.report_table(report("teacher", "student", latency=both)))[-2:] == [
+        "p50 latency, eager, batch 8 20 ms 5 ms", "p50 latency, eager from bytes, batch 8 30 ms 15 ms",
+    ]  # fmt: skip
+
+
 def test_what_was_not_measured_has_no_table() -> None:
     assert len(tables.latency_tables(latency(0.02, 0.005))) == 1
     alone = _scenarios().model_copy(update={"comparisons": (), "servers": ()})

@@ -296,7 +296,7 @@ def test_end_to_end_is_a_comparison_of_its_own_and_takes_longer(
     path = tmp_path / "samples.parquet"
     report = compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="", samples_file=path)
     alone, whole = report.comparisons
-    assert (alone.place, whole.place) == ("onnxruntime, batch 1, cpu", "onnxruntime, batch 1, cpu, end to end")
+    assert (alone.place, whole.place) == ("onnxruntime, batch 1, cpu", "onnxruntime, batch 1, cpu, from encoded bytes")
     assert [row.input for row in whole.rows] == ["end_to_end", "end_to_end"]
     assert [row.agreement for row in whole.rows] == [1, 1]
     for one, other in zip(alone.rows, whole.rows, strict=True):

@@ -16,6 +16,7 @@ from engine.export import export_onnx
 from engine.latency import scenarios
 from engine.latency.encoded import SampleImages
 from engine.latency.scenarios import Load, measure, timed_alone
+from engine.latency.server import Highest
 from engine.latency.sweep import FEWEST_ROUNDS, SIZES
 from engine.runtimes import Eager, Forms, Runtime, Session, find
 
@@ -141,6 +142,24 @@ def test_a_runtime_made_for_one_shape_is_loaded_once_for_each_batch_size(
     loaded.clear()
     _measured(counted, small_dataset, Eager(), scenarios=("batch_sweep",))
     assert loaded == ["teacher", "student"]
+
+
+def test_arrivals_come_from_the_seed_however_often_a_sweep_has_drawn(
+    small_dataset: Dataset, networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many rounds a sweep holds depends on the machine; the load must not, nor may it differ between the models."""
+    sent: list[np.ndarray] = []
+
+    def recorded(*arguments: object, gaps: np.ndarray, **more: object) -> Highest:
+        sent.append(gaps)
+        return Highest(highest=None, lowest_missed=None, rates=(), notes=())
+
+    monkeypatch.setattr(scenarios, "highest_rate", recorded)
+    for asked in (("server",), ("batch_sweep", "server")):
+        _measured(_load(networks, Eager()), small_dataset, Eager(), scenarios=asked, seed=5)
+    _measured(_load(networks, Eager()), small_dataset, Eager(), scenarios=("server",), seed=6)
+    assert all(np.array_equal(each, sent[0]) for each in sent[:4])
+    assert not np.array_equal(sent[4], sent[0])
 
 
 def test_a_single_stream_alone_measures_neither(small_dataset: Dataset, networks: dict[str, nn.Module]) -> None:

@@ -1,6 +1,7 @@
 """The server scenario under a simulated clock: against an exact simulation, and against what queueing theory says."""
 
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -197,12 +198,25 @@ def test_what_is_raised_between_rates_abandons_the_search() -> None:
 
     looks = iter(range(10))
 
-    def on_rate() -> None:
+    def on_pause() -> None:
         if next(looks) == 2:
             raise Stopped
 
     with pytest.raises(Stopped):
-        SimulatedServer(lambda index: 1.0).search(objective=10.0, service=1.0, on_rate=on_rate)
+        SimulatedServer(lambda index: 1.0).search(objective=10.0, service=1.0, on_pause=on_pause)
+
+
+def test_someone_may_look_in_once_a_second_while_nobody_waits() -> None:
+    simulated = SimulatedServer(lambda index: 0.001)
+    looks: list[float] = []
+    due = [0.1 * number for number in range(100)] + [10 + 0.001 * number for number in range(5000)]
+    serve(
+        simulated.call, due=due, objective_seconds=1, clock=simulated.clock, wait=simulated.wait,
+        on_idle=lambda: looks.append(simulated.now - 100),
+    )  # fmt: skip
+    assert len(looks) == 9
+    assert all(1 < later - earlier < 1.2 for earlier, later in itertools.pairwise(looks))
+    assert max(looks) < 10  # from then on the server is busy
 
 
 def _rate(value: float, *, met: bool) -> ServedRate:

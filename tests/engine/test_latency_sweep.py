@@ -157,6 +157,23 @@ def test_it_stops_while_there_is_time_for_the_rounds() -> None:
     assert network.now <= 30 * 1.05
 
 
+def test_the_time_of_compiling_for_a_batch_size_is_reckoned_with() -> None:
+    network = SimulatedNetwork(lambda size: 0.01)
+    compiled: set[int] = set()
+
+    def ready(size: int) -> Call:
+        if size not in compiled:
+            compiled.add(size)
+            network.now += 40.0
+        return network.ready(size)
+
+    rng = np.random.default_rng(0)
+    swept = sweep(ready, rng=rng, clock=network.clock, seconds=100, memory=UNBOUNDED)
+    assert _sizes(swept) == [1, 2]
+    assert swept.stopped_by == "time"
+    assert network.now <= 100
+
+
 def test_a_network_too_slow_for_its_time_is_measured_all_the_same_and_that_is_told() -> None:
     swept = SimulatedNetwork(lambda size: 5.0 * size).sweep(seconds=10)
     assert _sizes(swept) == [1]

@@ -279,6 +279,17 @@ def test_a_sweep_without_points_and_a_server_without_rates_are_told_in_words() -
     assert "Throughput by batch size" not in page
 
 
+def test_a_comparison_from_bytes_is_told_apart() -> None:
+    told = _latency("cpu")
+    (alone,) = told.comparisons
+    whole = alone.model_copy(update={"input": "end_to_end"})
+    page = render(_report().model_copy(update={"latency": told.model_copy(update={"comparisons": (alone, whole)})}))
+    assert "eager · 8<" in page
+    assert "eager · 8 · bytes<" in page
+    assert "<th>eager from bytes</th>" in page
+    assert "<b>eager, batch 8, cpu, from encoded bytes:</b> one note." in page
+
+
 def test_without_a_comparison_there_is_nothing_of_a_speedup_but_how_to_repeat() -> None:
     page = render(_report().model_copy(update={"latency": _scenarios("model")}))
     assert "Speed-up, by runtime and batch size" not in page
