@@ -82,7 +82,7 @@ def _comparisons(spec: JobSpec) -> int:
     if asked is None:
         return 0
     pairs = 1 if spec.teachers else _exits(spec)
-    return pairs * len(asked.batch_sizes) * len(asked.runtimes) * len(asked.devices)
+    return pairs * (len(asked.comparisons) + asked.scenario_pairs)
 
 
 def _exits(spec: JobSpec) -> int:

@@ -34,6 +34,8 @@ CALLS = (10, 30)
 """Of each contestant in a round, where calls are slow."""
 COMPILING_SECONDS = (5.0, 90.0)
 """Teacher, student and control by torch.compile, besides."""
+SCENARIO_SHARE = (0.1, 1.2)
+"""Of the time of the spec, for a pair of sweeps or of servers: those that end early and those that are late."""
 OVERTIME = 1.5
 """A comparison rarely takes longer than its time and the warm-up."""
 EXPORT_BYTES = 500_000_000
@@ -126,7 +128,7 @@ def _comparisons(ready: Ready) -> tuple[int, ...]:
     if asked is None:
         return ()
     pairs = 1 if ready.spec.teachers else _exits(ready)
-    return tuple(asked.batch_sizes) * (pairs * len(asked.runtimes) * len(asked.devices))
+    return asked.comparisons * pairs
 
 
 def _comparing(ready: Ready, bursts: Bursts, *, end: int) -> float:
@@ -142,6 +144,8 @@ def _comparing(ready: Ready, bursts: Bursts, *, end: int) -> float:
         one_round = max(ROUNDS_SECONDS[end], 2 * CALLS[end] * batch_size * slowest * slower)
         total += COMPARING_SECONDS[end] + min(asked.rounds * one_round, OVERTIME * asked.seconds)
     total += COMPILING_SECONDS[end] * ("compiled" in asked.runtimes) * len(asked.batch_sizes)
+    pairs = asked.scenario_pairs * (1 if ready.spec.teachers else _exits(ready))
+    total += pairs * (COMPARING_SECONDS[end] + SCENARIO_SHARE[end] * asked.seconds)
     return total
 
 

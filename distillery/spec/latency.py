@@ -74,3 +74,16 @@ class LatencySpec(Frozen):
     """
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Draws the order of the blocks, the bootstrap and the arrivals."""
+
+    @property
+    def comparisons(self) -> tuple[int, ...]:
+        """The batch size of each comparison, where every runtime and device can be had."""
+        if "single_stream" not in self.scenarios:
+            return ()
+        return self.batch_sizes * (len(self.runtimes) * len(self.devices) * len(self.inputs))
+
+    @property
+    def scenario_pairs(self) -> int:
+        """How many pairs of sweeps and of servers there are; each has `seconds`."""
+        asked = sum(scenario != "single_stream" for scenario in self.scenarios)
+        return asked * len(self.runtimes) * len(self.devices) * len(self.inputs)

@@ -47,7 +47,7 @@ def networks(small_network) -> dict[str, nn.Module]:
 def _measured(
     load: Load, dataset: Dataset, runtime: Runtime, *, on_block: Callable[[], None] = lambda: None, **asked: object
 ) -> tuple[tuple[Sweep, ...], tuple[ServerResult, ...]]:
-    spec = LatencySpec.model_validate({"seconds": 2, **asked})
+    spec = LatencySpec.model_validate({"seconds": 6, **asked})
     images = SampleImages.of(dataset, encoded="end_to_end" in spec.inputs)
     return measure(
         load, runtime=runtime, device=CPU, images=images, spec=spec, rng=np.random.default_rng(spec.seed),
@@ -114,7 +114,7 @@ class Bounded(nn.Module):
 
 def test_where_memory_runs_out_the_sweep_ends(small_dataset: Dataset, networks: dict[str, nn.Module]) -> None:
     load = _load({model: Bounded(network) for model, network in networks.items()}, Eager())
-    swept, served = _measured(load, small_dataset, Eager(), scenarios=("batch_sweep",), seconds=10)
+    swept, served = _measured(load, small_dataset, Eager(), scenarios=("batch_sweep",), seconds=120)
     assert served == ()
     for each in swept:
         assert [point.batch_size for point in each.points] == [1, 2, 4]
