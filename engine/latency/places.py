@@ -41,6 +41,22 @@ def planned(spec: LatencySpec) -> tuple[tuple[Place, ...], tuple[str, ...]]:
     return tuple(places), tuple(notes)
 
 
+def demand_a_place(spec: LatencySpec) -> None:
+    """Refuse what this machine cannot measure at all, before hours are spent on what is to be measured.
+
+    Raises:
+        InvalidRequest: no runtime of the spec runs on any of its devices here.
+    """
+    places, notes = planned(spec)
+    if not places:
+        here = [each.name for each in runtimes.RUNTIMES if not each.absent_on(torch.device(_resolved("auto")))]
+        raise InvalidRequest(
+            f"Nothing of 'latency' can be measured on this worker. {' '.join(notes)}",
+            hint=f"Here run on {_resolved('auto')}: {', '.join(here)}. Or set 'latency: null'.",
+            pointer="/latency/runtimes",
+        )
+
+
 def _resolved(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
