@@ -107,28 +107,41 @@ def decoded(file: Path, *, channels: int) -> Tensor:
         UnreadableData: it is not a whole JPEG, PNG or WebP image, or larger than `MAX_FILE_BYTES` or `MAX_PIXELS`.
         MissingDependency: Pillow is not installed.
     """
+    return decoded_bytes(
+        _content(file),
+        channels=channels,
+        named=f"'{file}'",
+        hint="Replace the file or remove it from its class folder.",
+    )
+
+
+def decoded_bytes(
+    content: bytes, *, channels: int, named: str, hint: str = "", most_pixels: int = MAX_PIXELS
+) -> Tensor:
+    """The image in the bytes of a file, uint8 [channels, H, W]; `named` is what a message calls it, `hint` its mend.
+
+    Raises:
+        UnreadableData: it is not a whole JPEG, PNG or WebP image, or larger than `most_pixels`.
+        MissingDependency: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError:
         raise MissingDependency(
             "Image folders are read with Pillow, which is not installed.", hint="Install it with: pip install pillow"
         ) from None
-    content = _content(file)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > most_pixels:
                 raise UnreadableData(
-                    f"'{file}' has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded.",
+                    f"{named} has {image.width}x{image.height} pixels; at most {most_pixels:,} are decoded.",
                     hint="Scale the image down.",
                 )
             return _pixels(image, channels=channels)
     except UnreadableData:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
-        raise UnreadableData(
-            f"'{file}' is not a whole JPEG, PNG or WebP image: {error}.",
-            hint="Replace the file or remove it from its class folder.",
-        ) from None
+        raise UnreadableData(f"{named} is not a whole JPEG, PNG or WebP image: {error}.", hint=hint) from None
 
 
 def _pixels(image: "Image.Image", *, channels: int) -> Tensor:
