@@ -88,8 +88,8 @@ def load(path: Path, *, form: Form, expected: Expected, threads: int) -> Answeri
     )
     told = read_metadata(path)
     mean, std = (tuple(json.loads(told[name])) if name in told else () for name in ("mean", "std"))
-    session = Eager().load(Forms(network), device=_CPU, threads=threads)
-    return Answering(session, mean=mean or expected.mean, std=std or expected.std)
+    eager = Eager().load(Forms(network), device=_CPU, threads=threads)
+    return Answering(eager, mean=mean or expected.mean, std=std or expected.std)
 
 
 def _graph(path: Path, expected: Expected) -> Answering:
