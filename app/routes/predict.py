@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from app.errors import documented
 from app.parameters import JobId, ModelId
@@ -24,6 +25,7 @@ from store.inference import InferenceWorker
 from store.servable import Asked, Servable
 
 router = APIRouter(tags=["predictions"])
+_GONE = 499
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -101,4 +103,7 @@ async def _predict(
     async def found(media_type: str) -> tuple[Asked, Sequence[InferenceWorker]]:
         return await run_in_threadpool(look, media_type)
 
-    return Response(await predictions.answer(request, found), media_type="application/json")
+    try:
+        return Response(await predictions.answer(request, found), media_type="application/json")
+    except ClientDisconnect:
+        return Response(status_code=_GONE)  # nobody reads it, but the log does

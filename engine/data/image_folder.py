@@ -125,6 +125,7 @@ def decoded_bytes(
         MissingDependency: Pillow is not installed.
     """
     try:
+        import PIL
         from PIL import Image
     except ImportError:
         raise MissingDependency(
@@ -141,7 +142,9 @@ def decoded_bytes(
     except UnreadableData:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
-        raise UnreadableData(f"{named} is not a whole JPEG, PNG or WebP image: {error}.", hint=hint) from None
+        # What is no image at all is told with the address of the bytes in memory.
+        why = "" if isinstance(error, PIL.UnidentifiedImageError) else f": {error}"
+        raise UnreadableData(f"{named} is not a whole JPEG, PNG or WebP image{why}.", hint=hint) from None
 
 
 def _pixels(image: "Image.Image", *, channels: int) -> Tensor:
