@@ -41,6 +41,11 @@ class Predictions:
             limits=httpx.Limits(max_connections=bounds.predictions, max_keepalive_connections=16),
         )
 
+    @property
+    def under_way(self) -> int:
+        """How many predictions have a place."""
+        return self._turnstile.requests
+
     async def close(self) -> None:
         """Close every connection."""
         await self._http.aclose()
