@@ -265,13 +265,13 @@ def check_problem() -> Callable[[httpx.Response, int, str], Problem]:
     return refused
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., Any]:
     """Waits for a condition, with a deadline."""
     return until
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch_on() -> Callable[..., Any]:
     """Launches an API on a database of the test's choice."""
     return launched

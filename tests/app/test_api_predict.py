@@ -89,6 +89,7 @@ class Served:
     shop: Shop
     live: Any
     inference: Any
+    wait_until: Any
 
     def ask(self, **options: Any) -> httpx.Response:
         """Ask the taught job."""
@@ -98,6 +99,10 @@ class Served:
     def ask_about(self, digit: torch.Tensor, **options: Any) -> httpx.Response:
         return self.ask(content=png(digit), headers={"Content-Type": "image/png"}, **options)
 
+    def until_under_way(self, count: int) -> None:
+        """Return when so many requests have a place in the API."""
+        self.wait_until(lambda: self.live.app.state.predictions.under_way == count)
+
     @contextlib.contextmanager
     def asked_at_once(self, count: int, digit: torch.Tensor) -> "Iterator[list[Future[httpx.Response]]]":
         """So many requests at the same time, from the beginning of the block; at its end all are answered."""
@@ -105,38 +110,34 @@ class Served:
             yield [pool.submit(self.ask_about, digit) for _ in range(count)]
 
 
-@contextlib.contextmanager
-def serving(
-    shop: Shop, launch_on: Callable[..., Any], inference_on: Callable[..., Any], **environment: str
-) -> Iterator[Served]:
-    with (
-        inference_on(shop.url, shop.folder, **environment) as process,
-        launch_on(shop.url, shop.folder) as live,
-    ):
-        process.start()
-        yield Served(shop, live, process)
+@pytest.fixture(scope="session")
+def serving(launch_on: Callable[..., Any], inference_on: Callable[..., Any], wait_until: Any) -> Callable[..., Any]:
+    """Serves a shop, with variables of the test's own for the inference worker."""
+
+    @contextlib.contextmanager
+    def serve(shop: Shop, **environment: str) -> Iterator[Served]:
+        with (
+            inference_on(shop.url, shop.folder, **environment) as process,
+            launch_on(shop.url, shop.folder) as live,
+        ):
+            process.start()
+            yield Served(shop, live, process, wait_until)
+
+    return serve
 
 
 @pytest.fixture(scope="module")
-def served(
-    distilled: Shop, launch_on: Callable[..., Any], inference_on: Callable[..., Any], tmp_path_factory: Any
-) -> Iterator[Served]:
+def served(distilled: Shop, serving: Callable[..., Any], tmp_path_factory: Any) -> Iterator[Served]:
     """Shared by the tests that only ask."""
-    with serving(distilled.copied(tmp_path_factory.mktemp("served")), launch_on, inference_on) as found:
+    with serving(distilled.copied(tmp_path_factory.mktemp("served"))) as found:
         yield found
 
 
 @pytest.fixture
-def serve_own(
-    distilled: Shop, launch_on: Callable[..., Any], inference_on: Callable[..., Any], tmp_path: Path
-) -> Iterator[Callable[..., Served]]:
+def serve_own(distilled: Shop, serving: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Serves for one test, with variables of its own for the inference worker."""
     with contextlib.ExitStack() as stack:
-
-        def serve(**environment: str) -> Served:
-            return stack.enter_context(serving(distilled.copied(tmp_path), launch_on, inference_on, **environment))
-
-        yield serve
+        yield lambda **environment: stack.enter_context(serving(distilled.copied(tmp_path), **environment))
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +146,6 @@ def digits() -> Any:
     from engine.data.readers import load
 
     return load(DigitsData(**DIGITS)).test
-
-
-@pytest.fixture(scope="module")
-def launch_on() -> Callable[..., Any]:
-    """As the one of the folder, for fixtures of a module."""
-    from tests.app.conftest import launched
-
-    return launched
 
 
 def png(digit: torch.Tensor) -> bytes:
@@ -365,9 +358,8 @@ def test_a_killed_worker_is_missed_at_once_and_another_takes_its_place(
     check_problem(served.ask_about(digits.images[0]), 503, "UNAVAILABLE")
     served.inference.start()
     # The row of the dead one is still there, and must not be in the way.
+    assert len(served.inference.living()) == 2
     assert served.ask_about(digits.images[0]).status_code == 200
-    assert served.inference.stop(signal.SIGTERM) == 0
-    assert [each.url for each in served.inference.living() if each.url == served.inference.worker.url][1:] == []
 
 
 def test_a_worker_that_is_told_to_leave_withdraws_and_leaves_nothing(serve_own: Any, digits: Any) -> None:
@@ -384,8 +376,8 @@ def test_a_worker_that_is_told_to_leave_withdraws_and_leaves_nothing(serve_own: 
 
 def test_nobody_is_answered_without_the_token(served: Served) -> None:
     worker = served.inference.worker
-    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Basic {worker.token}"},
-                    {"Authorization": f"Bearer {worker.token}x"}, {"Authorization": f"Bearer {worker.token[:-1]}"}):  # fmt: skip
+    wrong = ["Bearer", f"Basic {worker.token}", f"Bearer {worker.token}x", f"Bearer {worker.token[:-1]}"]
+    for headers in ({}, *({"Authorization": each} for each in wrong)):
         assert httpx.post(f"{worker.url}/predict", content=b"x", headers=headers).status_code == 401
         assert httpx.get(f"{worker.url}/figures", headers=headers).status_code == 401
     assert "127.0.0.1" in worker.url
@@ -420,7 +412,7 @@ def test_requests_that_come_together_are_computed_together(serve_own: Any, digit
     alone = served.ask_about(digits.images[0]).json()
     served.inference.send(signal.SIGSTOP)
     with served.asked_at_once(24, digits.images[0]) as asked:
-        under_way(served, 24)
+        served.until_under_way(24)
         served.inference.send(signal.SIGCONT)
     found = [JobPrediction.model_validate(each.result().json()) for each in asked]
     assert max(each.student.batch_size for each in found) > 1
@@ -433,12 +425,6 @@ def test_requests_that_come_together_are_computed_together(serve_own: Any, digit
     assert sum(batches.values()) < 2 * 25
 
 
-def under_way(served: Served, count: int) -> None:
-    from tests.app.conftest import until
-
-    until(lambda: served.live.app.state.predictions.under_way == count)
-
-
 def test_the_api_sends_away_whom_it_has_no_room_for(
     monkeypatch: pytest.MonkeyPatch, serve_own: Any, digits: Any, check_problem: Any
 ) -> None:
@@ -447,7 +433,7 @@ def test_the_api_sends_away_whom_it_has_no_room_for(
     served.ask_about(digits.images[0])
     served.inference.send(signal.SIGSTOP)
     with served.asked_at_once(3, digits.images[0]) as asked:
-        under_way(served, 3)
+        served.until_under_way(3)
         for _ in range(20):
             answer = served.ask_about(digits.images[0])
             check_problem(answer, 429, "TOO_BUSY")
@@ -462,7 +448,7 @@ def test_the_worker_sends_away_whom_it_has_no_room_for(serve_own: Any, digits: A
     served.ask_about(digits.images[0])
     served.inference.send(signal.SIGSTOP)
     with served.asked_at_once(24, digits.images[0]) as asked:
-        under_way(served, 24)
+        served.until_under_way(24)
         served.inference.send(signal.SIGCONT)
     answers = [each.result() for each in asked]
     assert {each.status_code for each in answers} == {200, 429}
@@ -484,7 +470,7 @@ def test_a_client_that_hangs_up_frees_its_place(
     served.inference.send(signal.SIGSTOP)
     with pytest.raises(httpx.ReadTimeout):
         served.ask_about(digits.images[0], timeout=httpx.Timeout(60, read=0.5))
-    under_way(served, 0)
+    served.until_under_way(0)
     served.inference.send(signal.SIGCONT)
     assert served.ask_about(digits.images[0]).status_code == 200
     wait_until(lambda: served.inference.figures()["requests"] == 0)
@@ -498,7 +484,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(
     served.inference.send(signal.SIGSTOP)
     problem = check_problem(served.ask_about(digits.images[0]), 503, "UNAVAILABLE")
     assert "within 1 seconds" in problem.detail
-    under_way(served, 0)
+    served.until_under_way(0)
     served.inference.send(signal.SIGCONT)
 
 

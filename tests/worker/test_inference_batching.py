@@ -1,4 +1,4 @@
-"""The batcher, with computing that a test lets begin and end: what is computed together, what waits, what is refused."""
+"""The batcher, with computing that a test lets begin and end: what goes together, what waits, what is refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
