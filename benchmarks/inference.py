@@ -51,7 +51,7 @@ from worker.attempt import run_one
 READY_SECONDS = 120.0
 WARM_SECONDS = 0.5
 LIMITED = 8
-"""Requests that the worker of the overload takes at once."""
+"""Requests that API and worker of the overload take at once."""
 ROLES = ("student", "teacher")
 MEBIBYTE = 1 << 20
 
@@ -146,7 +146,7 @@ def pair(folder: Path, database: str, **environment: str) -> Iterator[Pair]:
         "DISTILLERY_WORK_DIR": str(folder / "work"), "DISTILLERY_API_KEY": "", "DISTILLERY_PREDICTIONS": "256",
     }  # fmt: skip
     with contextlib.ExitStack() as stack:
-        api = stack.enter_context(process(folder, "app.serve", "--port", str(port), **told))
+        api = stack.enter_context(process(folder, "app.serve", "--port", str(port), **told | environment))
         until(lambda: ready(port), api)
         began = time.monotonic()
         worker = stack.enter_context(process(folder, "worker.inference", **told | environment))
@@ -280,8 +280,9 @@ class Overload:
 
 
 def overloaded(subject: Subject, options: argparse.Namespace) -> Overload:
-    """A worker that takes few requests at once, and a crowd."""
-    with pair(subject.folder, "distillery.db", DISTILLERY_INFERENCE_REQUESTS=str(LIMITED)) as running:
+    """A service that takes few requests at once, and a crowd."""
+    few = {"DISTILLERY_PREDICTIONS": str(LIMITED), "DISTILLERY_INFERENCE_REQUESTS": str(LIMITED)}
+    with pair(subject.folder, "distillery.db", **few) as running:
         block(subject, running, "teacher", clients=options.crowd, seconds=options.seconds)  # its memory as it will be
         alone = block(subject, running, "teacher", clients=LIMITED, seconds=options.seconds)
         whole, memory = Block(), [running.memory]

@@ -101,9 +101,8 @@ def of_model(session: Session, model_id: str, *, runtime: RuntimeChoice = "auto"
         why = f": {view.error.detail}" if view.error else "."
         hint = "Mend its file and add it again." if view.error else "Wait until it is checked."
         raise WrongState(f"The model {model_id} is {view.status}{why}", hint=hint)
-    row = session.get_one(ModelRow, model_id)
-    files = _files(session, row.job_id)
-    file = _student_file(files, models.weights_key(session, model_id), runtime)
+    row = session.get_one(ModelRow, model_id)  # read already
+    file = _student_file(_files(session, row.job_id), row.weights_key, runtime)
     if view.format == "table" or file.name.endswith((".npz", ".parquet")):
         raise WrongState(
             f"The model {model_id} is a table of answers, which knows samples by their ids and reads no images.",
@@ -120,7 +119,7 @@ def _files(session: Session, job_id: str) -> dict[str, ArtifactRow]:
     return {row.name: row for row in rows}
 
 
-def _student_file(files: dict[str, ArtifactRow], weights_key: str, runtime: RuntimeChoice) -> ArtifactRow:
+def _student_file(files: dict[str, ArtifactRow], weights_key: str | None, runtime: RuntimeChoice) -> ArtifactRow:
     """The file of weights, or its export where there is one and it may be taken."""
     weights = next((row for row in files.values() if row.key == weights_key), None)
     if weights is None:

@@ -6,7 +6,6 @@ Reads the environment of every part of the service, and the variables of `worker
 broker. SIGTERM: it withdraws, answers what it has taken, and the exit code is 0.
 """
 
-import asyncio
 import gc
 import logging
 import os
@@ -94,7 +93,7 @@ def _serve(config: InferenceConfig, database: Database, artifacts: Artifacts, li
         )
         server = LeavingServer(options, presence)
         gc.freeze()
-        asyncio.run(server.serve(sockets=[listener]))
+        server.run(sockets=[listener])
     database.close()
     return 0 if server.started else 1
 
@@ -102,12 +101,15 @@ def _serve(config: InferenceConfig, database: Database, artifacts: Artifacts, li
 def _listen(config: InferenceConfig) -> socket.socket:
     try:
         family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((config.host, config.port), family=family)
+        listener = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
         raise InvalidRequest(
             f"The inference worker cannot listen on {config.host}:{config.port}: {error.strerror}.",
             hint="Choose another DISTILLERY_INFERENCE_HOST and DISTILLERY_INFERENCE_PORT (0 takes a free one).",
         ) from None
+    # Accepted sockets inherit it. An answer is its head and its body, and the body would wait 40 ms for the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _reachable(config: InferenceConfig) -> str:
