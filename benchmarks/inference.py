@@ -9,51 +9,30 @@ of 1 are measured in interleaved blocks of random order, so that what else the m
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import io
-import json
 import math
 import os
 import platform
 import random
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 from api_load_client import Connections, percentile
-from PIL import Image
+from inference_service import ROLES, Subject, Way, distilled, pair
 
-from distillery import spec as specs
-from distillery.client import Client
-from distillery.spec.dataset import DigitsData
-from engine.data.readers import load
-from store import inference, jobs
-from store.artifacts import Artifacts
-from store.config import LeaseConfig
-from store.db import Database, migrate
-from worker.attempt import run_one
-
-READY_SECONDS = 120.0
 WARM_SECONDS = 0.5
 LIMITED = 8
 """Requests that API and worker of the overload take at once."""
-ROLES = ("student", "teacher")
-MEBIBYTE = 1 << 20
 
 
 @dataclass
@@ -73,136 +52,18 @@ class Block:
         return len(self.seconds) / self.lasted
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An API and an inference worker over a database of their own."""
-
-    port: int
-    api: psutil.Process
-    worker: psutil.Process
-    announced_seconds: float
-    """From the start of the worker's process until the API can find it."""
-
-    @property
-    def memory(self) -> float:
-        """Of both together, in MiB."""
-        return float(self.api.memory_info().rss + self.worker.memory_info().rss) / MEBIBYTE
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is asked about what."""
-
-    folder: Path
-    models: dict[str, str]
-    """The id of each role."""
-    body: bytes
-
-
-def distilled(options: argparse.Namespace, folder: Path) -> Subject:
-    """Run the job, here."""
-    data = {"kind": "digits", "image_size": options.image_size}
-    training = {"epochs": 1, "batch_size": 64, "seed": 0, "device": "cpu", "precision": "fp32"}
-    sent = specs.parse(
-        {
-            "dataset": data,
-            "teacher": {"architecture": options.teacher, "train": {"epochs": 1}},
-            "student": {"architecture": options.student},
-            "training": training,
-            "baseline": False,
-            "latency": None,
-        }
-    )
-    url = f"sqlite:///{folder / 'distillery.db'}"
-    migrate(url)
-    database = Database(url)
-    with database.transaction() as session:
-        job_id = jobs.submit(session, sent=sent, resolved=specs.resolve(sent)).id
-    run_one(
-        database, Artifacts(str(folder / "artifacts")), worker="benchmark", queues=("default",), lease=LeaseConfig(),
-        stop=threading.Event(), work_root=folder / "work",
-    )  # fmt: skip
-    with database.read() as session:
-        job = jobs.get(session, job_id)
-    assert job.status == "succeeded", job.error
-    database.close()
-    with pair(folder, "distillery.db") as running, Client(f"http://127.0.0.1:{running.port}") as client:
-        kept = {model.role: model.id for model in client.models()}
-    digit = load(DigitsData.model_validate(data)).test.images[0][0]
-    held = io.BytesIO()
-    Image.fromarray(digit.numpy()).save(held, "PNG")
-    body = json.dumps({"images": [base64.b64encode(held.getvalue()).decode()], "top_k": 1}).encode()
-    return Subject(folder, {role: kept[role] for role in ROLES}, body)
-
-
-@contextlib.contextmanager
-def pair(folder: Path, database: str, **environment: str) -> Iterator[Pair]:
-    """Both processes, ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    url = f"sqlite:///{folder / database}"
-    told = {
-        "DISTILLERY_DATABASE_URL": url, "DISTILLERY_ARTIFACTS": str(folder / "artifacts"),
-        "DISTILLERY_WORK_DIR": str(folder / "work"), "DISTILLERY_API_KEY": "", "DISTILLERY_PREDICTIONS": "256",
-    }  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        api = stack.enter_context(process(folder, "app.serve", "--port", str(port), **told | environment))
-        until(lambda: ready(port), api)
-        began = time.monotonic()
-        worker = stack.enter_context(process(folder, "worker.inference", **told | environment))
-        until(lambda: announced(url), worker)
-        yield Pair(port, psutil.Process(api.pid), psutil.Process(worker.pid), time.monotonic() - began)
-
-
-@contextlib.contextmanager
-def process(folder: Path, *command: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of ours, ended by SIGTERM."""
-    with (folder / f"{command[0]}.log").open("ab") as log:
-        running = subprocess.Popen(
-            [sys.executable, "-m", *command], env=os.environ | environment, stdout=log, stderr=log
-        )
-    try:
-        yield running
-    finally:
-        running.send_signal(signal.SIGTERM)
-        running.wait(timeout=60)
-
-
-def until(condition: Callable[[], bool], running: "subprocess.Popen[bytes]") -> None:
-    """Return when it holds."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not condition():
-        assert running.poll() is None, f"{running.args} ended with code {running.returncode}"
-        assert time.monotonic() < deadline, f"{running.args} is not ready after {READY_SECONDS:.0f} s"
-        time.sleep(0.01)
-
-
-def ready(port: int) -> bool:
-    """Whether the API serves."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == httpx.codes.OK
-    return False
-
-
-def announced(url: str) -> bool:
-    """Whether the API would find a worker."""
-    with contextlib.closing(Database(url)) as database, database.read() as session:
-        return bool(inference.living(session))
-
-
-def block(subject: Subject, at: Pair, role: str, *, clients: int, seconds: float) -> Block:
+def block(way: Way, *, clients: int, seconds: float) -> Block:
     """So many clients for so long."""
-    path = f"/v1/models/{subject.models[role]}/predict"
-    return asyncio.run(_block(at.port, path, subject.body, clients=clients, seconds=seconds))
+    return asyncio.run(_block(way, clients=clients, seconds=seconds))
 
 
-async def _block(port: int, path: str, body: bytes, *, clients: int, seconds: float) -> Block:
-    found, connections = Block(), Connections(port, key="none")
+async def _block(way: Way, *, clients: int, seconds: float) -> Block:
+    found, connections = Block(), Connections(way.port, key=way.key)
     began = time.perf_counter()
 
     async def client() -> None:
         while (asked := time.perf_counter()) < began + seconds:
-            status, _ = await connections.request("POST", path, body)
+            status, _ = await connections.request("POST", way.path, way.body)
             found.statuses[status] += 1
             took = time.perf_counter() - asked
             {200: found.seconds, 429: found.refused}.get(status, []).append(took)
@@ -215,8 +76,9 @@ async def _block(port: int, path: str, body: bytes, *, clients: int, seconds: fl
     return found
 
 
-Blocks = dict[tuple[str, int, int], list[Block]]
-"""By role, clients and the largest batch."""
+Blocks = dict[tuple[str, str, int, int], list[Block]]
+"""By door, role, clients and the largest batch."""
+DOORS = {"API": Subject.through_api, "worker": Subject.to_worker}
 
 
 def under_load(subject: Subject, options: argparse.Namespace) -> Blocks:
@@ -230,18 +92,17 @@ def under_load(subject: Subject, options: argparse.Namespace) -> Blocks:
             settings = {"DISTILLERY_INFERENCE_BATCH": str(batch)}
             pairs[batch] = stack.enter_context(pair(subject.folder, f"batch{batch}.db", **settings))
             for role in ROLES:
-                block(subject, pairs[batch], role, clients=1, seconds=WARM_SECONDS)
+                block(subject.through_api(pairs[batch], role), clients=1, seconds=WARM_SECONDS)
+        cells = [(door, role, clients) for door in DOORS for role in ROLES for clients in options.clients]
         for number in range(options.rounds):
-            for role in ROLES:
-                for clients in options.clients:
-                    for batch in chance.sample((64, 1), 2):
-                        one = block(subject, pairs[batch], role, clients=clients, seconds=options.seconds)
-                        assert set(one.statuses) == {200}, one.statuses
-                        found.setdefault((role, clients, batch), []).append(one)
-                        print(
-                            f"round {number + 1}: {role}, {clients} clients, batch {batch}: {one.per_second:.0f}/s",
-                            flush=True,
-                        )
+            for door, role, clients in cells:
+                for batch in chance.sample((64, 1), 2):
+                    way = DOORS[door](subject, pairs[batch], role)
+                    one = block(way, clients=clients, seconds=options.seconds)
+                    assert set(one.statuses) == {200}, one.statuses
+                    found.setdefault((door, role, clients, batch), []).append(one)
+                    told = f"{door}, {role}, {clients} clients, batch {batch}: {one.per_second:.0f}/s"
+                    print(f"round {number + 1}: {told}", flush=True)
     return found
 
 
@@ -283,11 +144,12 @@ def overloaded(subject: Subject, options: argparse.Namespace) -> Overload:
     """A service that takes few requests at once, and a crowd."""
     few = {"DISTILLERY_PREDICTIONS": str(LIMITED), "DISTILLERY_INFERENCE_REQUESTS": str(LIMITED)}
     with pair(subject.folder, "distillery.db", **few) as running:
-        block(subject, running, "teacher", clients=options.crowd, seconds=options.seconds)  # its memory as it will be
-        alone = block(subject, running, "teacher", clients=LIMITED, seconds=options.seconds)
+        way = subject.through_api(running, "teacher")
+        block(way, clients=options.crowd, seconds=options.seconds)  # its memory as it will be
+        alone = block(way, clients=LIMITED, seconds=options.seconds)
         whole, memory = Block(), [running.memory]
         for _ in range(options.rounds):
-            part = block(subject, running, "teacher", clients=options.crowd, seconds=options.seconds)
+            part = block(way, clients=options.crowd, seconds=options.seconds)
             memory.append(running.memory)
             whole.seconds += part.seconds
             whole.refused += part.refused
@@ -296,23 +158,24 @@ def overloaded(subject: Subject, options: argparse.Namespace) -> Overload:
     return Overload(alone, whole, memory)
 
 
-def load_table(found: Blocks, options: argparse.Namespace) -> list[str]:
+def load_table(found: Blocks) -> list[str]:
     """Latency and throughput, and the gain of batching round by round."""
     lines = [
-        "| network | clients | p50, ms | p95, ms | images/s | images/s, batch of 1 | gain |",
-        "|---|---|---|---|---|---|---|",
+        "| asked | network | clients | p50, ms | p95, ms | images/s | images/s, batch of 1 | gain |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for role in ROLES:
-        for clients in options.clients:
-            batched, single = found[role, clients, 64], found[role, clients, 1]
-            seconds = [value for each in batched for value in each.seconds]
-            ratios = [one.per_second / other.per_second for one, other in zip(batched, single, strict=True)]
-            gain = math.exp(statistics.fmean(map(math.log, ratios)))
-            rates = (statistics.median(each.per_second for each in blocks) for blocks in (batched, single))
-            lines.append(
-                f"| {role} | {clients} | {percentile(seconds, 0.5):.1f} | {percentile(seconds, 0.95):.1f} | "
-                f"{next(rates):.0f} | {next(rates):.0f} | {gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
-            )
+    for door, role, clients, batch in found:
+        if batch == 1:
+            continue
+        batched, single = (found[door, role, clients, each] for each in (64, 1))
+        seconds = [value for each in batched for value in each.seconds]
+        ratios = [one.per_second / other.per_second for one, other in zip(batched, single, strict=True)]
+        gain = math.exp(statistics.fmean(map(math.log, ratios)))
+        rates = [statistics.median(each.per_second for each in blocks) for blocks in (batched, single)]
+        lines.append(
+            f"| {door} | {role} | {clients} | {percentile(seconds, 0.5):.1f} | {percentile(seconds, 0.95):.1f} | "
+            f"{rates[0]:.0f} | {rates[1]:.0f} | {gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
     return lines
 
 
@@ -369,12 +232,13 @@ def page(subject: Subject, options: argparse.Namespace, *, command: str, load_be
         "# Predictions, as measured", "", f"Written by `{command}`, {time.strftime('%Y-%m-%d')}.", "",
         machine(load_before),
         f"- Student {options.student} in ONNX Runtime and teacher {options.teacher} in PyTorch, images of "
-        f"{options.image_size} pixels; one image a request, as base64 in JSON, through the API.",
+        f"{options.image_size} pixels; one image a request, as base64 in JSON.",
         f"- {options.rounds} round(s) of {options.seconds:g} s for each cell.",
         "", "## Under load", "",
         "Each client waits for its answer before it asks again. The gain is the throughput with batches of up to 64 "
-        "against batches of 1, in interleaved blocks: the geometric mean, and the smallest and largest of the rounds.",
-        "", *load_table(blocks, options),
+        "against batches of 1, in interleaved blocks: the geometric mean, and the smallest and largest of the rounds. "
+        "Below, the worker is asked as the API asks it: the API has work of its own with each request.",
+        "", *load_table(blocks),
         "", "## Cold start", "", *start_table(starts),
         "", "## Overload", "",
         "All clients ask again at once, whatever Retry-After says.", "", *overload_table(crowd, options),
@@ -403,7 +267,9 @@ def main(arguments: list[str] | None = None) -> None:
     load_before, options = os.getloadavg()[0], options_of(arguments)
     given = " ".join(sys.argv[1:] if arguments is None else arguments)
     with tempfile.TemporaryDirectory(prefix="distillery-inference-") as folder:
-        subject = distilled(options, Path(folder))
+        subject = distilled(
+            Path(folder), teacher=options.teacher, student=options.student, image_size=options.image_size
+        )
         command = f"python benchmarks/inference.py {given}".strip()
         text = page(subject, options, command=command, load_before=load_before)
     print(text)

@@ -20,7 +20,7 @@ def test_it_measures_load_cold_start_and_overload(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert text in done.stdout
-    assert len(re.findall(r"^\| (?:student|teacher) \| [18] \|", text, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\| (?:API|worker) \| (?:student|teacher) \| [18] \|", text, re.MULTILINE)) == 8
     assert "nan" not in text
     assert "| anything else | none |" in text
     refused = re.search(r"^\| answered with 429 \| ([\d.]+)% \|$", text, re.MULTILINE)
