@@ -67,19 +67,26 @@ def distilled(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -
     """Distilled once for all tests."""
     folder = tmp_path_factory.mktemp("distilled")
     shutil.copy(sqlite_template, folder / "distillery.db")
-    database, artifacts = Database(f"sqlite:///{folder / 'distillery.db'}"), Artifacts(str(folder / "artifacts"))
+    database = Database(f"sqlite:///{folder / 'distillery.db'}")
     ids = []
     for each in (TAUGHT, SELF_TAUGHT):
         sent = specs.parse(each)
         with database.transaction() as session:
             ids.append(jobs.submit(session, sent=sent, resolved=specs.resolve(sent)).id)
-        options: dict[str, Any] = {"worker": "here", "queues": ("default",), "lease": LeaseConfig()}
-        run_one(database, artifacts, stop=threading.Event(), work_root=folder / "working", **options)
+        work(Shop(folder, "", ""))
         with database.read() as session:
             job = jobs.get(session, ids[-1])
         assert job.status == "succeeded", job.error
     database.close()
     return Shop(folder, *ids)
+
+
+def work(shop: Shop) -> None:
+    """Do one piece of queued work, as a worker does it."""
+    with contextlib.closing(Database(shop.url)) as database:
+        options: dict[str, Any] = {"worker": "here", "queues": ("default",), "lease": LeaseConfig()}
+        place = Artifacts(str(shop.folder / "artifacts"))
+        assert run_one(database, place, stop=threading.Event(), work_root=shop.folder / "working", **options)
 
 
 @dataclass(frozen=True)
@@ -249,6 +256,34 @@ def test_kept_models_are_asked_by_their_ids(served: Served, digits: Any) -> None
             assert (answer.model, answer.role) == (model.id, "model")
             assert answer.predictions[0].top == getattr(both, role).predictions[0].top
     assert set(kept) == {"student", "teacher"}
+
+
+def test_a_network_of_another_framework_is_asked_as_it_was_brought(
+    serve_own: Any, digits: Any, check_problem: Any
+) -> None:
+    served = serve_own()
+    folder, shop = served.shop.folder, served.shop
+    (onnx,) = (folder / "artifacts").rglob(f"{shop.taught}/**/student.onnx")
+    student = next(m for m in served.live.http.get("/v1/models").json()["data"] if m["role"] == "student")
+    reads = {name: student[name] for name in ("image_size", "channels", "mean", "std")}
+    np.savez(folder / "table.npz", ids=np.arange(4), probabilities=np.full((4, 10), 0.1, dtype=np.float32))
+    asked = [
+        {"name": "graph", "path": str(onnx), "preprocessing": reads},
+        {"name": "table", "path": str(folder / "table.npz"), "preprocessing": reads},
+    ]
+    ids = [served.live.http.post("/v1/models", json=each).json()["id"] for each in asked]
+    work(shop)
+    work(shop)
+    as_student = served.ask_about(digits.images[0], params={"logits": "true"}).json()["student"]
+    path = f"/v1/models/{ids[0]}/predict?logits=true"
+    answer = served.live.http.post(path, content=png(digits.images[0]), headers=PNG_TYPE)
+    assert answer.status_code == 200, answer.text
+    found = ModelPrediction.model_validate(answer.json())
+    assert (found.runtime, found.architecture) == ("onnxruntime", "onnx")
+    assert np.allclose(found.predictions[0].logits, as_student["predictions"][0]["logits"], atol=1e-3)
+    assert len(served.inference.figures()["loaded"]) == 3  # the same bytes, run in another way
+    answer = served.live.http.post(f"/v1/models/{ids[1]}/predict", content=b"x", headers=PNG_TYPE)
+    assert "table of answers" in check_problem(answer, 409, "WRONG_STATE").detail
 
 
 def test_a_job_that_taught_itself_has_no_teacher_to_ask(served: Served, digits: Any) -> None:

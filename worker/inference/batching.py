@@ -58,10 +58,14 @@ class Line(Generic[W, A]):
         return sum(piece.images for piece in self._waiting)
 
     @property
+    def seconds_ahead(self) -> float:
+        """In about how many seconds those that wait now are computed; a guess of 1 before anything was measured."""
+        return self.images / self.images_per_second if self.images_per_second else 1.0
+
+    @property
     def retry_seconds(self) -> int:
-        """In about how many seconds those that wait now are computed; whole ones, from 1 to 60."""
-        seconds = self.images / self.images_per_second if self.images_per_second else 1.0
-        return max(1, min(LONGEST_RETRY_SECONDS, math.ceil(seconds)))
+        """When to come again."""
+        return _whole(self.seconds_ahead)
 
     def put(self, piece: _Piece[W, A]) -> None:
         """Let it wait."""
@@ -88,6 +92,10 @@ class Line(Generic[W, A]):
         self.images_per_second = now if before is None else (1 - _NEWEST_SHARE) * before + _NEWEST_SHARE * now
 
 
+def _whole(seconds: float) -> int:
+    return max(1, min(LONGEST_RETRY_SECONDS, math.ceil(seconds)))
+
+
 class Batcher:
     """Computes what waits in all lines, in turn; `serve` runs for as long as the process does."""
 
@@ -99,6 +107,11 @@ class Batcher:
         self._clock = clock
         self._lines: deque[Line[Any, Any]] = deque()
         self._wake = asyncio.Event()
+
+    @property
+    def retry_seconds(self) -> int:
+        """In about how many seconds all that waits in any line is computed; whole ones, from 1 to 60."""
+        return _whole(sum(line.seconds_ahead for line in self._lines))
 
     def require_room(self, line: Line[Any, Any], images: int) -> None:
         """Refuse more for this line than may wait.

@@ -54,7 +54,7 @@ def make_app(
             return Response("A token is needed.", 401)
         try:
             announced = int(request.headers.get("content-length", ""))
-            with turnstile.place(announced):
+            with turnstile.place(announced, retry_after_seconds=service.batcher.retry_seconds):
                 head, body = await _read(request, announced)
                 return await _unless_gone(request, service.predict(head, body, arrived=arrived))
         except ValueError:

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillery.errors import UnusableWeights, WrongState
 from store.artifacts import Artifacts
 from store.servable import Servable
 
@@ -19,7 +20,7 @@ def load(wanted: Servable, *, artifacts: Artifacts, folder: Path, threads: int) 
         CorruptFile: the bytes are not those that were delivered.
         NotFound: they are gone.
         Unavailable: the store is out of reach.
-        UnusableWeights: the file is not the network that it should be.
+        WrongState: the file is not the network that it should be. Whoever asks cannot mend that with another request.
     """
     path = folder / f"{wanted.sha256[:16]}-{threading.get_ident()}{Path(wanted.key).suffix}"
     try:
@@ -37,5 +38,8 @@ def load(wanted: Servable, *, artifacts: Artifacts, folder: Path, threads: int) 
             outputs=wanted.outputs,
         )
         return answering.load(path, form=wanted.form, expected=expected, threads=threads)
+    except UnusableWeights as error:
+        detail = f"The {wanted.role} of {wanted.id} cannot be loaded. {error.detail}"
+        raise WrongState(detail, hint="Run the job, or add the model, again.") from None
     finally:
         path.unlink(missing_ok=True)
