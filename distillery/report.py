@@ -42,7 +42,7 @@ class LatencyRow(Record):
     """One model in one runtime, batch size and device. Times in seconds for one call."""
 
     model: str
-    """`teacher` or `student`."""
+    """`teacher` or `student`; in a benchmark of any models, the name of one."""
     runtime: str
     device: str
     batch_size: int
@@ -97,7 +97,7 @@ class LatencyComparison(Record):
     noise: tuple[Noise, ...] = ()
     notes: tuple[str, ...] = ()
     rows: tuple[LatencyRow, LatencyRow]
-    """Teacher, then student."""
+    """Teacher, then student; in a benchmark of any models, the reference, then another one."""
 
 
 class LatencyFailure(Record):
@@ -108,6 +108,8 @@ class LatencyFailure(Record):
     batch_size: int
     detail: str
     hint: str = ""
+    model: str = ""
+    """In a benchmark of several models, the one that was held against the reference."""
 
 
 class LatencyReport(Record):
