@@ -20,6 +20,7 @@ from app.log import json_log
 from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
 from app.routes import (
+    benchmarks,
     catalogues,
     datasets,
     deeds,
@@ -38,7 +39,8 @@ from app.turns import Turns
 from store.config import StoreConfig
 
 _ROUTES = (
-    jobs, deeds, events, metrics, files, latency, uploads, datasets, models, webhooks, catalogues, health, openapi,
+    jobs, deeds, events, metrics, files, latency, benchmarks, uploads, datasets, models, webhooks, catalogues, health,
+    openapi,
 )  # fmt: skip
 ROUTERS: tuple[APIRouter, ...] = tuple(module.router for module in _ROUTES)
 

@@ -309,7 +309,9 @@ class Attempt:
         for name, media_type in _LATENCY_FILES.items():
             recorder.artifact(out / name, name=name, media_type=media_type)
         report = LatencyReport.model_validate_json((out / "latency.json").read_bytes())
-        succeed = partial(leases.succeed, claim=self._claim, summary=speedups(report), models=(), benchmark_result=report)
+        succeed = partial(
+            leases.succeed, claim=self._claim, summary=speedups(report), models=(), benchmark_result=report
+        )
         recorder.end(succeed, outcome="succeeded")
 
     def _crash(self, recorder: Recorder, *, exit_code: int | None, detail: str) -> None:
