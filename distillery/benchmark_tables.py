@@ -109,4 +109,6 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def _size(value: int | None) -> str:
-    return _NONE if value is None else f"{value / 1e6:,.2f} MB"
+    if value is None:
+        return _NONE
+    return f"{value / 1e3:,.1f} kB" if value < 1e6 else f"{value / 1e6:,.1f} MB"

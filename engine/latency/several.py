@@ -150,10 +150,8 @@ def _why(pair: _Pair, *, reference: str) -> Exception:
         error.detail = _spoken(error.detail, names)
         error.pointer = error.pointer.replace("/latency", "/measure")
         return error
-    return InvalidRequest(
-        f"Nothing could be measured. {_first_line(error)}", hint="Try a smaller batch, or another runtime.",
-        pointer="/measure",
-    )  # fmt: skip
+    detail = f"Nothing could be measured. {_spoken(_first_line(error), names)}"
+    return InvalidRequest(detail, hint="Try a smaller batch, or another runtime.", pointer="/measure")
 
 
 def _failures(pairs: Sequence[_Pair], *, reference: str, spec: LatencySpec) -> Iterator[LatencyFailure]:
