@@ -15,7 +15,7 @@ from engine.report_page import facts
 
 QUANTILES = 120
 """Points of each distribution: the tail is told by the table."""
-_FILTERS = ("percent", "seconds", "size", "amount", "ratio", "milliseconds")
+_FILTERS = ("percent", "points", "size", "milliseconds")
 _KINDS = ("teacher", "student", "baseline", *plots.TONES)
 _LONGEST = 18
 

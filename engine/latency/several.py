@@ -22,8 +22,8 @@ ALONE = (
     "Only one model was named, so it is held against itself: a speed-up other than 1 shows how much the machine alone "
     "can make of nothing."
 )
-_ROLE = re.compile(r"\b(?:[Tt]he )?(teacher|student)\b")
-_SIDES = {"teacher": "the reference", "student": "the model"}
+_ROLE = re.compile(r"\b([Tt]he )?(teacher|student)\b")
+_SIDES = {"teacher": "reference", "student": "model"}
 _COMPARED = "compared"
 """The column that tells of which pair a call is: the name of the model that was held against the reference."""
 
@@ -128,7 +128,7 @@ def _merged(pairs: Sequence[_Pair], *, slow: Named, spec: LatencySpec) -> Latenc
     first = told[0][1]
     sha256 = {slow.name: first.weights_sha256["teacher"]}
     sha256 |= {model.name: report.weights_sha256["student"] for model, report in told}
-    notes = [_spoken(note, _SIDES) for _, report in told for note in report.notes]
+    notes = [_of_sides(note) for _, report in told for note in report.notes]
     return first.model_copy(
         update={
             "comparisons": tuple(
@@ -191,8 +191,13 @@ def _names(reference: str, model: str) -> Mapping[str, str]:
 
 def _spoken(text: str, names: Mapping[str, str]) -> str:
     """A sentence about teacher and student, of these two."""
-    told = _ROLE.sub(lambda found: names[found[1]], text)
+    told = _ROLE.sub(lambda found: names[found[2]], text)
     return told[:1].upper() + told[1:]
+
+
+def _of_sides(text: str) -> str:
+    """A sentence about teacher and student, of any pair."""
+    return _ROLE.sub(lambda found: (found[1] or "") + _SIDES[found[2]], text)
 
 
 def _first_line(error: Exception | None) -> str:

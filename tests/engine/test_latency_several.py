@@ -84,7 +84,8 @@ def test_each_model_is_held_against_the_reference_under_its_name(
     assert report.weights_sha256 == hashes
     assert report.fingerprint and report.repeat_with == "again"
     words = " ".join([*report.notes, *(noise.detail for each in report.comparisons for noise in each.noise)])
-    assert "student" not in words
+    assert "student" not in words and "the same the" not in words
+    assert "the same model loaded a second time" in words
 
 
 def test_a_pair_that_breaks_off_costs_the_others_nothing(
