@@ -38,7 +38,7 @@ class Cell:
 
 
 def render(report: LatencyReport, *, name: str, samples: Path) -> str:
-    """The whole page; `samples` is the CSV that `compare_several` wrote. All names are escaped.
+    """The whole page; `samples` is the CSV that `compare_several` wrote, or `compare`. All names are escaped.
 
     Raises:
         MissingDependency: jinja2 is not installed.
@@ -57,6 +57,7 @@ def render(report: LatencyReport, *, name: str, samples: Path) -> str:
         "verdicts": get_args(Verdict),
         "environment": facts(report.environment),
         "where": where,
+        "samples": samples.name,
         "noisy": [each for each in report.comparisons if each.noise],
     }
     return pages.render("benchmark.html.j2", values, filters=_FILTERS)
@@ -68,7 +69,8 @@ def read_calls(samples: Path) -> dict[tuple[str, Place, str], list[float]]:
     with samples.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             place = (row["runtime"], row["device"], int(row["batch"]))
-            calls.setdefault((row["compared"], place, row["model"]), []).append(float(row["seconds"]))
+            compared = row.get("compared", "student")
+            calls.setdefault((compared, place, row["model"]), []).append(float(row["seconds"]))
     return calls
 
 

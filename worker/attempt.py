@@ -48,6 +48,8 @@ _STACKS_SECONDS = 2.0
 _PATIENCE_SECONDS = 300.0
 """With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
 _LATENCY_FILES = {"latency.json": "application/json", "latency_samples.csv": "text/csv"}
+_LATENCY_PAGE = "latency.html"
+"""Left out where no pages can be made."""
 _log = logging.getLogger(__name__)
 
 
@@ -308,6 +310,8 @@ class Attempt:
     def _deliver_latency(self, out: Path, recorder: Recorder) -> None:
         for name, media_type in _LATENCY_FILES.items():
             recorder.artifact(out / name, name=name, media_type=media_type)
+        if (out / _LATENCY_PAGE).exists():
+            recorder.artifact(out / _LATENCY_PAGE, name=_LATENCY_PAGE, media_type="text/html; charset=utf-8")
         report = LatencyReport.model_validate_json((out / "latency.json").read_bytes())
         succeed = partial(
             leases.succeed, claim=self._claim, summary=speedups(report), models=(), benchmark_result=report

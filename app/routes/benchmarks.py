@@ -168,13 +168,12 @@ def get_benchmark_result(
 
 
 def _page_of(view: Benchmark, served: Served, request: Request) -> Response:
-    if view.job_id is not None:
-        raise NotFound(
-            f"{view.id} measured one job, and has no page of its own.",
-            hint=f"Ask for JSON or CSV, or for a benchmark of models: [{{job: {view.job_id}, role: teacher}}, "
-            f"{{job: {view.job_id}}}].",
-        )
-    return deliver(request, _artifact(served, view.id, "benchmark.html"), served.artifacts, inline=True)
+    name = "latency.html" if view.job_id is not None else "benchmark.html"
+    try:
+        return deliver(request, _artifact(served, view.id, name), served.artifacts, inline=True)
+    except NotFound:
+        hint = "Ask for JSON or CSV; its worker could make no pages, or was of an older version."
+        raise NotFound(f"{view.id} has no page.", hint=hint) from None
 
 
 @router.get("/v1/benchmarks/{benchmark_id}/artifacts", responses=documented(404))

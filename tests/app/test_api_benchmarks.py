@@ -140,15 +140,25 @@ def test_without_a_result_there_is_none_to_show(either: Any, distilled: Callable
     asked = either.http.post("/v1/benchmarks", json={"models": [{"job": job_id}]}).json()["id"]
     problem = check_problem(either.http.get(f"/v1/benchmarks/{asked}/result"), 404, "NOT_FOUND")
     assert "is queued" in problem.detail
-    # A measurement of one job has JSON and CSV, and no page of its own.
-    latency = either.http.post(f"/v1/jobs/{job_id}/latency").json()["id"]
-    claim = either.worker.claim(latency)
-    result = against("teacher", {"teacher": 2.0, "student": 1.0})
-    either.worker.do(leases.succeed, claim, summary="measured", benchmark_result=result)
-    there = f"/v1/benchmarks/{latency}/result"
+
+
+def test_a_measurement_of_one_job_has_a_result_in_every_form_too(
+    either: Any, distilled: Callable[..., str], check_problem: Any
+) -> None:
+    def measured(**files: bytes) -> str:
+        claim = either.worker.claim(either.http.post(f"/v1/jobs/{job_id}/latency").json()["id"])
+        for name, content in files.items():
+            either.worker.deliver(claim, f"{name}.html", content, media_type="text/html; charset=utf-8")
+        result = against("teacher", {"teacher": 2.0, "student": 1.0})
+        either.worker.do(leases.succeed, claim, summary="measured", benchmark_result=result)
+        return f"/v1/benchmarks/{claim.id}/result"
+
+    job_id = distilled()
+    there = measured(latency=PAGE)
     assert either.http.get(there, params={"format": "csv"}).text.count("\n") == 3
-    problem = check_problem(either.http.get(there, params={"format": "html"}), 404, "NOT_FOUND")
-    assert job_id in problem.hint
+    assert either.http.get(there, params={"format": "html"}).content == PAGE
+    problem = check_problem(either.http.get(measured(), params={"format": "html"}), 404, "NOT_FOUND")
+    assert "Ask for JSON or CSV" in problem.hint
 
 
 def test_benchmarks_of_one_environment_stand_side_by_side(

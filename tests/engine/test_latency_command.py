@@ -54,6 +54,9 @@ def test_the_command_measures_writes_both_files_and_prints_a_table(job: Path) ->
         "--threads 1 --out latency"
     )
     assert (job / "out" / "latency_samples.csv").read_text().startswith("runtime,device,batch,round,order,model,call,")
+    page = (job / "out" / "latency.html").read_text()
+    assert "Every call stands in latency_samples.csv" in page
+    assert 'class="line teacher" d="M' in page and 'class="line student" d="M' in page
     assert "eager        cpu        4 teacher" in done.stdout
     assert f"  {comparison.verdict}: {comparison.speedup.value:.2f} times" in done.stdout
 
