@@ -82,7 +82,7 @@ def _comparisons(spec: JobSpec) -> int:
     if asked is None:
         return 0
     pairs = 1 if spec.teachers else _exits(spec)
-    return pairs * len(asked.batch_sizes) * len(asked.runtimes) * len(asked.devices)
+    return pairs * (len(asked.comparisons) + asked.scenario_pairs)
 
 
 def _exits(spec: JobSpec) -> int:
@@ -135,7 +135,7 @@ def crd_bytes(spec: JobSpec, term: CrdTerm) -> int:
 
 def _artifacts(spec: JobSpec) -> Interval:
     student, planned = _parameters(spec.student.architecture), runs(spec, train_images=0)
-    low = _FLOAT_BYTES * student * len(spec.export)
+    low = student * sum(1 if form == "onnx-int8" else _FLOAT_BYTES for form in spec.export)
     others = _parameters_of_all(spec) + (student if spec.baseline else 0) + _exits(spec) * student
     # A checkpoint holds weights, the best so far and the moments of what is trained, and of what has been trained the
     # best and the last weights.

@@ -7,6 +7,7 @@ from distillery import answers
 from distillery.benchmarks import BenchmarkComparison
 from distillery.calls import Call, as_json, fresh_key, page_parameters, segment
 from distillery.pareto import Axis, Pareto
+from distillery.report import Input
 from distillery.spec import BenchmarkSpec
 from distillery.views import Artifact, Benchmark, BenchmarkSummary, Page
 
@@ -27,6 +28,8 @@ class ParetoChoice(TypedDict, total=False):
     against: Sequence[Axis]
     batch_size: int
     """Images at once; 1 where it is left out."""
+    input: Input
+    """`model`, the network alone, where it is left out."""
     runtime: str
     device: str
     fingerprint: str

@@ -83,7 +83,7 @@ class Benchmarks:
         return self._run(self._service.exchange(calls.artifacts(benchmark_id)))
 
     def artifact(self, benchmark_id: str, name: str) -> bytes:
-        """One of its files, such as `benchmark_samples.csv`: the time of every call."""
+        """One of its files, such as `benchmark_samples.parquet`: the time of every call."""
         return self._run(self._service.exchange(calls.artifact(benchmark_id, name)))
 
     def compare(self, *benchmark_ids: str, force: bool = False) -> BenchmarkComparison:
@@ -141,7 +141,7 @@ class AsyncBenchmarks:
         return await self._run(self._service.exchange(calls.artifacts(benchmark_id)))
 
     async def artifact(self, benchmark_id: str, name: str) -> bytes:
-        """One of its files, such as `benchmark_samples.csv`: the time of every call."""
+        """One of its files, such as `benchmark_samples.parquet`: the time of every call."""
         return await self._run(self._service.exchange(calls.artifact(benchmark_id, name)))
 
     async def compare(self, *benchmark_ids: str, force: bool = False) -> BenchmarkComparison:

@@ -9,12 +9,20 @@ from rich.text import Text
 from distillery.benchmarks import BenchmarkComparison
 from distillery.pareto import Pareto, ParetoPoint
 from distillery.report import LatencyReport, LatencyRow
+from distillery.scenario_tables import server_table, sweep_table, with_input
 from distillery.tables import STYLES, percent
 from distillery.views import BenchmarkSummary
 
 _NONE = "\N{EN DASH}"
 _AXES = {"p95": "p95", "memory": "peak memory", "size": "file"}
 Heads = Sequence[str]
+
+
+def result_tables(report: LatencyReport) -> list[Table]:
+    """The speed-ups, the best batch sizes and the highest rates, as far as they were measured."""
+    tables = [result_table(report)] if report.comparisons or report.failures else []
+    tables += [sweep_table(report)] if report.sweeps else []
+    return tables + ([server_table(report)] if report.servers else [])
 
 
 def result_table(report: LatencyReport) -> Table:
@@ -24,7 +32,7 @@ def result_table(report: LatencyReport) -> Table:
     told = set()
     for each in report.comparisons:
         reference, other = each.rows
-        place = f"{each.runtime}, batch {each.batch_size}"
+        place = f"{with_input(each.runtime, each.input)}, batch {each.batch_size}"
         if (place, each.device) not in told:
             told.add((place, each.device))
             table.add_row(Text(reference.model), place, each.device, *_times(reference), "", "", _accuracy(reference))
@@ -35,7 +43,7 @@ def result_table(report: LatencyReport) -> Table:
             _accuracy(other), verdict + Text(" noisy" if each.noise else "", style="yellow"),
         )  # fmt: skip
     for failure in report.failures:
-        place = f"{failure.runtime}, batch {failure.batch_size}"
+        place = f"{with_input(failure.runtime, failure.input)}, batch {failure.batch_size}"
         broken = Text("broke off", style="red")
         table.add_row(Text(failure.model), place, failure.device, *[""] * 6, broken)
     return table
@@ -51,7 +59,9 @@ def comparison_table(found: BenchmarkComparison) -> Table:
             each = timed.get(benchmark_id)
             change = "" if each is None or each.change is None else f" ({100 * (each.change - 1):+.1f} %)"
             cells.append(_NONE if each is None else _milliseconds(each.p50_seconds) + change)
-        table.add_row(Text(row.model), f"{row.runtime}, batch {row.batch_size}", row.device, *cells)
+        table.add_row(
+            Text(row.model), f"{with_input(row.runtime, row.input)}, batch {row.batch_size}", row.device, *cells
+        )
     return table
 
 

@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping
 
 from distillery import environments
-from distillery.report import LatencyComparison, LatencyReport, LatencyRow, Percentile
+from distillery.report import Input, LatencyComparison, LatencyReport, LatencyRow, Percentile
 from distillery.views import View
 
 COLUMNS = (
-    "runtime", "device", "batch_size", "threads", "precision", "model", "against", "speedup", "speedup_low",
+    "runtime", "device", "batch_size", "input", "threads", "precision", "model", "against", "speedup", "speedup_low",
     "speedup_high", "control", "control_low", "control_high", "verdict", "rounds", "n", "p50_seconds", "p90_seconds",
     "p95_seconds", "p99_seconds", "mean_seconds", "stdev_seconds", "images_per_second", "cold_start_seconds",
     "peak_memory_bytes", "file_bytes", "parameters", "macs", "accuracy", "accuracy_lost", "degraded", "agreement",
@@ -40,6 +40,7 @@ class ComparedRow(View):
     runtime: str
     device: str
     batch_size: int
+    input: Input = "model"
     timed: tuple[TimedIn, ...]
 
 
@@ -74,7 +75,7 @@ def _line(row: LatencyRow, comparison: LatencyComparison, *, against: str) -> li
     times = [_told(each) for each in (row.p50, row.p90, row.p95, row.p99)]
     optional = ["" if each is None else each for each in (row.parameters, row.macs)]
     return [
-        row.runtime, row.device, row.batch_size, row.threads, row.precision, row.model, against, *intervals,
+        row.runtime, row.device, row.batch_size, row.input, row.threads, row.precision, row.model, against, *intervals,
         told.verdict if told else "", comparison.rounds, row.n, *times, row.mean_seconds, row.stdev_seconds,
         row.images_per_second, row.cold_start_seconds,
         "" if row.peak_memory_bytes is None else row.peak_memory_bytes, row.file_bytes, *optional, row.accuracy,
@@ -93,18 +94,19 @@ def compared(reports: Mapping[str, LatencyReport], *, force: bool = False) -> Be
         EnvironmentsDiffer: they come from different environments, and nothing forces it.
     """
     warnings = environments.demand_one(reports, force=force, hint=_HINT)
-    found: dict[tuple[str, str, str, int], ComparedRow] = {}
+    found: dict[tuple[str, str, str, int, str], ComparedRow] = {}
     for benchmark_id, report in reports.items():
         for row, noisy in _first_rows(report):
             sha256 = report.weights_sha256.get(row.model, "")
-            place = (sha256 or row.model, row.runtime, row.device, row.batch_size)
+            place = (sha256 or row.model, row.runtime, row.device, row.batch_size, row.input)
             before = found.get(place)
             if before and before.timed[-1].benchmark_id == benchmark_id:
                 continue  # the same weights under a second name
             timed = _timed(benchmark_id, row, noisy=noisy, before=before)
             found[place] = ComparedRow(
                 model=before.model if before else row.model, weights_sha256=sha256, runtime=row.runtime,
-                device=row.device, batch_size=row.batch_size, timed=(*(before.timed if before else ()), timed),
+                device=row.device, batch_size=row.batch_size, input=row.input,
+                timed=(*(before.timed if before else ()), timed),
             )  # fmt: skip
     told = {benchmark_id: report.fingerprint for benchmark_id, report in reports.items()}
     return BenchmarkComparison(benchmarks=told, rows=tuple(found.values()), warnings=warnings)
@@ -112,11 +114,11 @@ def compared(reports: Mapping[str, LatencyReport], *, force: bool = False) -> Be
 
 def _first_rows(report: LatencyReport) -> list[tuple[LatencyRow, bool]]:
     """Each model once in each place: the reference stands in every comparison."""
-    rows: dict[tuple[str, str, str, int], tuple[LatencyRow, bool]] = {}
+    rows: dict[tuple[str, str, str, int, str], tuple[LatencyRow, bool]] = {}
     for comparison in report.comparisons:
         noisy = bool(comparison.noise) or comparison.verdict == "invalid"
         for row in comparison.rows:
-            rows.setdefault((row.model, row.runtime, row.device, row.batch_size), (row, noisy))
+            rows.setdefault((row.model, row.runtime, row.device, row.batch_size, row.input), (row, noisy))
     return list(rows.values())
 
 

@@ -243,6 +243,15 @@ def latency(
     runtimes: Annotated[
         list[str] | None, typer.Option("--runtime", "-r", help="eager, compiled, onnxruntime, onnxruntime-int8 ...")
     ] = None,
+    scenarios: Annotated[
+        list[str] | None, typer.Option("--scenario", help="single_stream, batch_sweep or server; again for more.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="model or end_to_end (from encoded bytes); again for both.")
+    ] = None,
+    p99_seconds: Annotated[
+        float | None, typer.Option("--p99", help="What the server's p99 must keep to, in s.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the last one of this command, not a new one.")] = False,
     server: Server = _SERVER,
@@ -251,8 +260,11 @@ def latency(
     """Time student against teacher on a worker and show the speed-up."""
     from distillery import tables
 
-    wanted = {"batch_sizes": batch_sizes, "runtimes": runtimes, "threads": threads}
-    spec = {key: value for key, value in wanted.items() if value}
+    wanted = {
+        "batch_sizes": batch_sizes, "runtimes": runtimes, "threads": threads, "scenarios": scenarios, "inputs": inputs,
+        "p99_seconds": p99_seconds,
+    }  # fmt: skip
+    spec = {key: value for key, value in wanted.items() if value not in (None, [])}
     with _client(server) as client:
         if last:
             result = client.latency(job_id)
@@ -263,7 +275,8 @@ def latency(
         return console.print_json(result)
     if result.result is None:
         return console.note(f"Measurement {result.id} is {result.status}.")
-    console.stdout().print(tables.speedup_table(result.result))
+    for table in tables.latency_tables(result.result):
+        console.stdout().print(table)
     for doubt in tables.speed_doubts(result.result):
         console.note(doubt)
     return console.note(f"Repeat it with: {result.result.repeat_with}")

@@ -105,7 +105,9 @@ def show(
     benchmark_id: BenchmarkId,
     html: Annotated[Path | None, typer.Option(help="Write the page with plots to this file instead.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the figures to this file instead.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="Write the time of every call to this file instead.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Write the time of every call to this Parquet file instead.")
+    ] = None,
     server: Server = SERVER,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +120,7 @@ def show(
                 path.write_bytes(kept.result(benchmark_id, media_type=media_type))
                 written.append(str(path))
         if samples is not None:
-            samples.write_bytes(kept.artifact(benchmark_id, "benchmark_samples.csv"))
+            samples.write_bytes(kept.artifact(benchmark_id, "benchmark_samples.parquet"))
             written.append(str(samples))
         if not written:
             return _show(kept.get(benchmark_id), as_json=as_json)
@@ -160,6 +162,9 @@ def pareto(
         list[str] | None, typer.Option(help="p95, memory or size; give it again for more.  [default: all three]")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Images at once.", min=1)] = 1,
+    input_: Annotated[
+        str, typer.Option("--input", help="model, the network alone, or end_to_end, from encoded bytes on.")
+    ] = "model",
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Only this runtime.")] = None,
     device: Annotated[str | None, typer.Option("--device", "-d", help="Only this device: cpu or cuda.")] = None,
     fingerprint: Annotated[
@@ -171,7 +176,8 @@ def pareto(
 ) -> None:
     """Hold the students of a project against each other: accuracy against p95, peak memory and size of the file."""
     choice: Any = {
-        "against": against, "batch_size": batch_size, "runtime": runtime, "device": device, "fingerprint": fingerprint,
+        "against": against, "batch_size": batch_size, "input": input_, "runtime": runtime, "device": device,
+        "fingerprint": fingerprint,
     }  # fmt: skip
     with client(server) as service:
         found = service.benchmarks.pareto(label, force=force, **{key: each for key, each in choice.items() if each})
@@ -247,7 +253,8 @@ def _show(found: "Benchmark", *, as_json: bool) -> None:
         return console.note(f"{found.name} is {found.status}{at}.{why}")
     from distillery import benchmark_tables, tables
 
-    console.stdout().print(benchmark_tables.result_table(found.result))
+    for table in benchmark_tables.result_tables(found.result):
+        console.stdout().print(table)
     for doubt in tables.speed_doubts(found.result):
         console.note(doubt)
     return console.note(f"Plots: distillery benchmark show {found.id} --html benchmark.html")

@@ -23,6 +23,8 @@ DistilleryError
 ├── Fenced                      another attempt owns the job: this one may write nothing more
 ├── TrainingDiverged            the loss or the weights stopped being finite
 ├── ExportMismatch              an exported network disagrees with the network it came from
+├── RuntimeCrashed              a runtime died, hung or raised while a network was measured in it
+│   └── OutOfMemory             a batch and its network did not fit into memory
 ├── CorruptFile                 bytes that do not match their recorded sha256
 ├── StorageFull                 no space is left for an artifact
 ├── Unavailable                 the database, the broker or the service is out of reach; try again
@@ -229,6 +231,20 @@ class ExportMismatch(DistilleryError):
 
     code = "EXPORT_MISMATCH"
     title = "The export disagrees with its network"
+
+
+class RuntimeCrashed(DistilleryError):
+    """A runtime died, hung or raised an error while a network was measured in it."""
+
+    code = "RUNTIME_CRASHED"
+    title = "The runtime broke down"
+
+
+class OutOfMemory(RuntimeCrashed):
+    """A batch and its network did not fit into memory."""
+
+    code = "OUT_OF_MEMORY"
+    title = "Out of memory"
 
 
 class CorruptFile(DistilleryError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillery import environments
-from distillery.report import LatencyComparison, LatencyReport, LatencyRow, Verdict
+from distillery.report import Input, LatencyComparison, LatencyReport, LatencyRow, Verdict
 from distillery.views import View
 
 Axis = Literal["p95", "memory", "size"]
@@ -30,6 +30,7 @@ class ParetoPoint(View):
     runtime: str
     device: str
     batch_size: int
+    input: Input = "model"
     precision: str
     accuracy: float
     """Top-1 on the whole test split less what this runtime loses; of the images measured where that is not known."""
@@ -86,6 +87,7 @@ class Wanted:
     label: str
     against: Sequence[Axis] = AXES
     batch_size: int = 1
+    input: Input = "model"
     runtime: str | None = None
     device: str | None = None
     fingerprint: str | None = None
@@ -151,7 +153,7 @@ def _cost(point: ParetoPoint, axis: Axis) -> float | None:
 def _points(source: Source, wanted: Wanted) -> Iterable[ParetoPoint]:
     for comparison in source.report.comparisons:
         for row in comparison.rows:
-            fits = row.batch_size == wanted.batch_size
+            fits = (row.batch_size, row.input) == (wanted.batch_size, wanted.input)
             fits &= wanted.runtime in (None, row.runtime) and wanted.device in (None, row.device)
             if fits and row.model in source.students:
                 yield _point(source, source.students[row.model], row, among=comparison)
@@ -168,6 +170,7 @@ def _point(source: Source, known: Known, row: LatencyRow, *, among: LatencyCompa
         runtime=row.runtime,
         device=row.device,
         batch_size=row.batch_size,
+        input=row.input,
         precision=row.precision,
         accuracy=row.accuracy if known.accuracy is None else known.accuracy - row.accuracy_lost,
         p95_seconds=row.p95.seconds,

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid"]
+Input = Literal["model", "end_to_end"]
+"""Whether the network alone was timed, or everything from the encoded bytes of an image on."""
 NoiseKind = Literal["spread", "drift", "shared_processor", "shared_gpu", "throttled", "unsteady_warmup", "wide_control"]
 
 
@@ -38,6 +40,17 @@ class Noise(Record):
     detail: str
 
 
+class Stages(Record):
+    """Where the time of one call from encoded bytes on goes: median seconds of each stage."""
+
+    decode_seconds: float
+    """From the bytes of PNG files to pixels."""
+    prepare_seconds: float
+    """Cutting, resizing, normalising."""
+    compute_seconds: float
+    """The runtime, with the way of the images to the device and of the answers back."""
+
+
 class LatencyRow(Record):
     """One model in one runtime, batch size and device. Times in seconds for one call."""
 
@@ -46,6 +59,7 @@ class LatencyRow(Record):
     runtime: str
     device: str
     batch_size: int
+    input: Input = "model"
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     threads: int
     n: int
@@ -79,18 +93,36 @@ class LatencyRow(Record):
     """Whether more accuracy was lost than `max_accuracy_drop` allows."""
     quality_images: int = 0
     """How many test images accuracy and agreement are of."""
+    stages: Stages | None = None
+    """Of a call from encoded bytes on."""
 
 
-class LatencyComparison(Record):
-    """Student against teacher in one runtime, batch size and device."""
+class Placed(Record):
+    """Something that was measured in one runtime, on one device, at one batch size."""
 
     runtime: str
     device: str
     batch_size: int
+    input: Input = "model"
+
+    @property
+    def place(self) -> str:
+        """Where, in words."""
+        place = f"{self.runtime}, batch {self.batch_size}, {self.device}"
+        return place if self.input == "model" else f"{place}, from encoded bytes"
+
+
+class LatencyComparison(Placed):
+    """Student against teacher in one runtime, batch size and device."""
+
     threads: int
     rounds: int
+    loads: int = 1
+    """How often everything was loaded, as where a network lies in memory has a say in its speed."""
     speedup: Estimated
-    """Teacher time over student time: geometric mean over rounds of block medians, 95 % bootstrap interval."""
+    """Teacher time over student time: geometric mean over rounds of block medians.
+
+    The 95 % bootstrap interval draws from the loads where there are six, and from the rounds otherwise."""
     control: Estimated
     """The student against itself, measured in the same rounds."""
     verdict: Verdict
@@ -100,16 +132,85 @@ class LatencyComparison(Record):
     """Teacher, then student; in a benchmark of any models, the reference, then another one."""
 
 
-class LatencyFailure(Record):
+class LatencyFailure(Placed):
     """A measurement that was asked for and broke off; the others stand."""
 
-    runtime: str
-    device: str
-    batch_size: int
+    scenario: Literal["single_stream", "batch_sweep", "server"] = "single_stream"
     detail: str
     hint: str = ""
     model: str = ""
     """In a benchmark of several models, the one that was held against the reference."""
+
+
+class SweepPoint(Record):
+    """One batch size of a sweep."""
+
+    batch_size: int
+    p50_seconds: float
+    """Of one call."""
+    images_per_second: Estimated
+    """Geometric mean over the rounds, 95 % bootstrap interval."""
+
+
+class Sweep(Record):
+    """One model at growing batch sizes, until it was no longer worth while, memory ran out or time was up."""
+
+    model: str
+    runtime: str
+    device: str
+    threads: int
+    input: Input = "model"
+    rounds: int
+    """Each holds one block of every batch size in random order."""
+    points: tuple[SweepPoint, ...]
+    """By batch size; empty where not even one image fits."""
+    best_batch_size: int | None
+    """The smallest that cannot be told from the one of the highest throughput."""
+    stopped_by: Literal["largest", "memory", "slower", "time"]
+    stopped: str
+    """Why no larger batch was tried."""
+    notes: tuple[str, ...] = ()
+
+
+class ServedRate(Record):
+    """A server of single images under requests that arrive at random (Poisson) at one rate."""
+
+    requests_per_second: float
+    n: int
+    """Requests answered."""
+    cut_short: bool = False
+    """The queue grew without end, so not every request was sent."""
+    utilisation: float
+    """Rate times mean service time: the share of time for which the server is busy; from 1 on it never keeps up."""
+    p50: Percentile
+    p95: Percentile
+    p99: Percentile
+    """Latency from the moment a request was due, waiting included."""
+    met: bool
+    """Whether p99 kept to the objective, with a server that keeps up."""
+
+
+class ServerResult(Record):
+    """The highest rate of single images at which one model keeps to an objective."""
+
+    model: str
+    runtime: str
+    device: str
+    threads: int
+    input: Input = "model"
+    objective_seconds: float
+    """Of p99."""
+    service_seconds: float
+    """Mean of one call, alone and without waiting."""
+    highest_rate: float | None
+    """Requests per second; None where every rate tried missed the objective."""
+    lowest_missed: float | None
+    """The lowest rate above it that missed, in requests per second: the truth lies between the two."""
+    rates: tuple[ServedRate, ...]
+    """By rate, lowest first."""
+    stages: Stages | None = None
+    """Of a call from encoded bytes on."""
+    notes: tuple[str, ...] = ()
 
 
 class LatencyReport(Record):
@@ -117,6 +218,8 @@ class LatencyReport(Record):
 
     protocol: str
     comparisons: tuple[LatencyComparison, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    servers: tuple[ServerResult, ...] = ()
     failures: tuple[LatencyFailure, ...] = ()
     environment: dict[str, Any]
     fingerprint: str = ""

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillery.report import Estimated, LatencyReport, Percentile, Report
+from distillery.scenario_tables import brief, scenario_notes, server_table, sweep_table, with_input
 from distillery.spec import JobSpec
 from distillery.spec.methods import DataFreeMethod, OfflineMethod, SelfDistillationMethod
 from distillery.spec.teacher import TeacherEnsemble
@@ -40,7 +41,8 @@ def print_report(report: Report, *, console: Console) -> None:
     """The tables, the summary and the warnings."""
     console.print(report_table(report))
     if report.latency:
-        console.print(speedup_table(report.latency))
+        for table in latency_tables(report.latency):
+            console.print(table)
     for each in report.exits:
         if each.latency:
             console.print(speedup_table(each.latency, fast=_role(each.role), slow="student"))
@@ -106,7 +108,7 @@ def _timed(report: Report) -> dict[tuple[str, _Measured], Percentile]:
     ]:
         for each in latency.comparisons if latency else ():
             for role, row in zip((slow, fast), each.rows, strict=True):
-                found.setdefault((role, (each.runtime, each.batch_size, each.device)), row.p50)
+                found.setdefault((role, (with_input(each.runtime, each.input), each.batch_size, each.device)), row.p50)
     return found
 
 
@@ -127,7 +129,7 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
     for each in latency.comparisons:
         slower, faster = each.rows
         table.add_row(
-            f"{each.runtime}, batch {each.batch_size}",
+            f"{with_input(each.runtime, each.input)}, batch {each.batch_size}",
             f"{each.device}, {count(each.threads, 'thread')}",
             _duration(slower.p50),
             _duration(faster.p50),
@@ -139,25 +141,34 @@ def speedup_table(latency: LatencyReport, *, fast: str = "student", slow: str = 
         )
     for failure in latency.failures:
         table.add_row(
-            f"{failure.runtime}, batch {failure.batch_size}", failure.device, *[""] * 6, Text("broke off", style="red")
+            f"{with_input(failure.runtime, failure.input)}, batch {failure.batch_size}",
+            failure.device,
+            *[""] * 6,
+            Text("broke off", style="red"),
         )
     return table
+
+
+def latency_tables(latency: LatencyReport) -> list[Table]:
+    """The speed-ups, the best batch sizes and the highest rates, as far as they were measured."""
+    tables = [speedup_table(latency)] if latency.comparisons or latency.failures else []
+    tables += [sweep_table(latency)] if latency.sweeps else []
+    return tables + ([server_table(latency)] if latency.servers else [])
 
 
 def speed_doubts(latency: LatencyReport) -> list[str]:
     """What a reader of the speed-ups should know: noise on the machine, runtimes that broke off or lost accuracy."""
     doubts = []
     for each in latency.comparisons:
-        place = f"{each.runtime}, batch {each.batch_size}, {each.device}"
-        doubts += [f"{place}: {noise.detail}" for noise in each.noise]
+        doubts += [f"{each.place}: {noise.detail}" for noise in each.noise]
         doubts += [
-            f"{place}: the {row.model} loses {100 * row.accuracy_lost:.1f} points of accuracy."
+            f"{each.place}: the {row.model} loses {100 * row.accuracy_lost:.1f} points of accuracy."
             for row in each.rows
             if row.degraded
         ]
     for failure in latency.failures:
-        doubts.append(f"{failure.runtime}, batch {failure.batch_size}, {failure.device}: {failure.detail}")
-    return doubts
+        doubts.append(f"{failure.place}: {failure.detail}")
+    return [*doubts, *scenario_notes(latency)]
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
@@ -345,10 +356,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _duration(percentile: Percentile) -> str:
-    value = percentile.seconds
-    if value is None:
-        return "too few calls"
-    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+    return "too few calls" if percentile.seconds is None else brief(percentile.seconds)
 
 
 def _counted(number: int | None) -> str:

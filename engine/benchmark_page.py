@@ -2,34 +2,36 @@
 spread. No script, no network, everything inside."""
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from distillery.errors import MissingDependency
 from distillery.report import LatencyComparison, LatencyReport, LatencyRow, Verdict
 from engine import pages, plots
 from engine.figures import axis_percent, axis_seconds, ratio
-from engine.report import where
+from engine.latency.several import COMPARED
 from engine.report_page import facts
+from engine.report_scenarios import Panel, panels, server_plot, sweep_plot
 
 QUANTILES = 120
 """Points of each distribution: the tail is told by the table."""
-_FILTERS = ("percent", "points", "size", "milliseconds")
+_FILTERS = ("percent", "points", "seconds", "size", "milliseconds")
 _KINDS = ("teacher", "student", "baseline", *plots.TONES)
 _LONGEST = 18
 
-Place = tuple[str, str, int]
-"""Runtime, device and batch size."""
+Place = tuple[str, str, int, str]
+"""Runtime, device, batch size and input."""
 Calls = Mapping[tuple[str, Place, str], Sequence[float]]
 """Seconds of every call, by the model that was compared, the place, and the model that was called."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that was measured in one runtime, batch size and device."""
+    """Everything that was compared in one runtime, batch size, device and input."""
 
-    place: Place
+    title: str
     comparisons: tuple[LatencyComparison, ...]
     rows: tuple[tuple[LatencyRow, LatencyComparison | None], ...]
     """The reference, then every other model with its comparison."""
@@ -45,18 +47,18 @@ def render(report: LatencyReport, *, name: str, samples: Path) -> str:
     """
     calls = read_calls(samples)
     kinds = {model: _KINDS[place % len(_KINDS)] for place, model in enumerate(report.weights_sha256)}
-    reference = report.comparisons[0].rows[0].model
+    reference = next(iter(report.weights_sha256))
     values: dict[str, Any] = {
         "report": report,
         "name": name,
         "reference": reference,
         "kinds": kinds,
         "key": plots.key,
+        "panels": _panels(report, kinds=kinds),
         "cells": _cells(report, calls=calls, kinds=kinds),
         "told": {each: _first_row(report, each) for each in report.weights_sha256},
         "verdicts": get_args(Verdict),
         "environment": facts(report.environment),
-        "where": where,
         "samples": samples.name,
         "noisy": [each for each in report.comparisons if each.noise],
     }
@@ -64,20 +66,50 @@ def render(report: LatencyReport, *, name: str, samples: Path) -> str:
 
 
 def read_calls(samples: Path) -> dict[tuple[str, Place, str], list[float]]:
-    """The raw times."""
+    """The raw times, from Parquet or CSV.
+
+    Raises:
+        MissingDependency: pyarrow, which reads Parquet, is not installed.
+    """
     calls: dict[tuple[str, Place, str], list[float]] = {}
-    with samples.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            place = (row["runtime"], row["device"], int(row["batch"]))
-            compared = row.get("compared", "student")
-            calls.setdefault((compared, place, row["model"]), []).append(float(row["seconds"]))
+    for row in _rows(samples):
+        place = (row["runtime"], row["device"], int(row["batch"]), row.get("input", "model"))
+        compared = row.get(COMPARED, "student")
+        calls.setdefault((compared, place, row["model"]), []).append(float(row["seconds"]))
     return calls
+
+
+def _rows(samples: Path) -> Iterator[dict[str, Any]]:
+    if samples.suffix == ".csv":
+        with samples.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+        return
+    try:
+        from pyarrow import parquet
+    except ImportError as absent:
+        raise MissingDependency(
+            "The raw samples are Parquet, and pyarrow, which reads it, is not installed.",
+            hint="Install it with: pip install pyarrow",
+        ) from absent
+    with parquet.ParquetFile(samples) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _panels(report: LatencyReport, *, kinds: Mapping[str, str]) -> list[Panel]:
+    """Sweeps and servers, drawn in the lines of their models: a name of the user's is no name of a class."""
+    found = []
+    for panel in panels(report):
+        sweeps = [each.model_copy(update={"model": kinds[each.model]}) for each in panel.sweeps]
+        servers = [each.model_copy(update={"model": kinds[each.model]}) for each in panel.servers]
+        found.append(replace(panel, sweep_plot=sweep_plot(sweeps), server_plot=server_plot(servers)))
+    return found
 
 
 def _cells(report: LatencyReport, *, calls: Calls, kinds: Mapping[str, str]) -> list[Cell]:
     by_place: dict[Place, list[LatencyComparison]] = {}
     for each in report.comparisons:
-        by_place.setdefault((each.runtime, each.device, each.batch_size), []).append(each)
+        by_place.setdefault((each.runtime, each.device, each.batch_size, each.input), []).append(each)
     return [_cell(place, found, calls=calls, kinds=kinds) for place, found in by_place.items()]
 
 
@@ -86,7 +118,7 @@ def _cell(place: Place, found: Sequence[LatencyComparison], *, calls: Calls, kin
     rows: list[tuple[LatencyRow, LatencyComparison | None]] = [(reference, None)]
     rows += [(each.rows[1], each) for each in found]
     return Cell(
-        place=place,
+        title=f"{place[0]} · batch {place[2]} · {place[1]}{'' if place[3] == 'model' else ' · from encoded bytes'}",
         comparisons=tuple(found),
         rows=tuple(rows),
         speedups=_speedups(found, reference=reference.model),

@@ -56,6 +56,15 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Measured points, each with its interval from `low` to `high` where there is one, joined by a line."""
+
+    kind: str
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+    """x, y, low, high."""
+
+
+@dataclass(frozen=True)
 class Row:
     """A labelled row of dots, each on a line of its own."""
 
@@ -127,6 +136,47 @@ def lines(
         parts += [f'<path class="line {line.kind}" d="{path}"/>' for path in _paths(line, x, y)]
         lonely = [point for point in line.points if point[1] is not None] if len(line.points) == 1 else []
         parts += [_mark(line.kind, x(at), y(value)) for at, value in lonely if value is not None]
+    return _svg(parts, height=height, title=title)
+
+
+def measured(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str],
+    x_ticks: Sequence[float] = (),
+    reference: float | None = None,
+) -> str:
+    """Marks with vertical intervals on two logarithmic axes, joined; empty where there is no point.
+
+    All values must be above 0. `x_ticks` are labelled in place of round numbers. `reference` is a dashed line across.
+    """
+    points = [point for each in series for point in each.points]
+    if not points:
+        return ""
+    heights = [value for _, *values in points for value in values if value is not None]
+    heights += [] if reference is None else [reference]
+    across = [at for at, *_ in points]
+    height, left, right = 280.0, 74.0, 16.0
+    x = Scale(min(across) / 1.15, max(across) * 1.15, start=left, end=WIDTH - right, logarithmic=True)
+    x.ticks = list(x_ticks) or x.ticks
+    y = Scale(min(heights) / 1.15, max(heights) * 1.15, start=height - _AXIS, end=_TOP, logarithmic=True)
+    parts = [_y_axis(y, left=left, right=right, text=y_text, label=y_label)]
+    parts.append(_x_ticks(x, top=None, bottom=height - _AXIS, text=x_text, label=x_label))
+    if reference is not None:
+        level = f"{y(reference):.1f}"
+        parts.append(f'<line class="reference" x1="{left}" x2="{WIDTH - right}" y1="{level}" y2="{level}"/>')
+    for each in series:
+        line = Line("", each.kind, tuple((at, value) for at, value, *_ in each.points))
+        parts += [f'<path class="line {each.kind}" d="{path}"/>' for path in _paths(line, x, y)]
+        for at, value, low, high in each.points:
+            if low is not None and high is not None:
+                span = f'y1="{y(low):.1f}" y2="{y(high):.1f}"'
+                parts.append(f'<line class="interval {each.kind}" x1="{x(at):.1f}" x2="{x(at):.1f}" {span}/>')
+            parts.append(_mark(each.kind, x(at), y(value)))
     return _svg(parts, height=height, title=title)
 
 

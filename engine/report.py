@@ -13,7 +13,6 @@ from distillery.report import (
     EarlyExit,
     Estimated,
     LatencyComparison,
-    LatencyFailure,
     LatencyReport,
     Quality,
     Report,
@@ -249,19 +248,15 @@ def _helped_words(gain: Estimated | None, right: str, aside: Aside) -> str:
 def _speed_words(latency: LatencyReport | None, *, gained: bool) -> str:
     first = next(iter(_valid(latency)), None)
     if first is None:
-        return "" if latency is None else "; no valid measurement of its speed was made"
+        asked = latency is not None and (latency.comparisons or latency.failures)
+        return "; no valid measurement of its speed was made" if asked else ""
     link = "," if gained else "; it runs"
     if first.verdict == "equivalent":
-        return f"{link} at the teacher's speed ({where(first)})"
+        return f"{link} at the teacher's speed ({first.place})"
     if first.verdict == "inconclusive":
-        return f"; whether it is faster than the teacher could not be told ({where(first)})"
+        return f"; whether it is faster than the teacher could not be told ({first.place})"
     ratio = first.speedup.value
-    return f"{link} at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({where(first)})"
-
-
-def where(comparison: LatencyComparison | LatencyFailure) -> str:
-    """The runtime, batch size and device of a comparison in words."""
-    return f"{comparison.runtime}, batch {comparison.batch_size}, {comparison.device}"
+    return f"{link} at {ratio:.{1 if ratio < 20 else 0}f} times the teacher's speed ({first.place})"
 
 
 def _valid(latency: LatencyReport | None) -> tuple[LatencyComparison, ...]:
@@ -290,13 +285,13 @@ def _warnings(
 def _speed_warnings(latency: LatencyReport) -> Iterator[str]:
     for comparison in latency.comparisons:
         if comparison.verdict in _SPEED_WARNINGS:
-            yield f"{_SPEED_WARNINGS[comparison.verdict]} ({where(comparison)})."
+            yield f"{_SPEED_WARNINGS[comparison.verdict]} ({comparison.place})."
         for row in comparison.rows:
             if row.degraded:
                 lost = f"{100 * row.accuracy_lost:.1f} points of accuracy"
-                yield f"The {row.model} loses {lost} in this runtime ({where(comparison)})."
+                yield f"The {row.model} loses {lost} in this runtime ({comparison.place})."
     for failure in latency.failures:
-        yield f"The speed could not be measured ({where(failure)}): {failure.detail}"
+        yield f"The speed could not be measured ({failure.place}): {failure.detail}"
 
 
 def _curves(role: str, candidate: Candidate) -> Iterator[Curve]:

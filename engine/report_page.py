@@ -7,9 +7,9 @@ from typing import Any
 from distillery.report import LatencyComparison, Quality, Report
 from engine import pages, plots
 from engine.figures import axis_percent, axis_points, axis_seconds, percent, points, ratio, seconds, size
-from engine.report import where
 from engine.report_curves import loss, loss_is_labels, roles_told, validation
 from engine.report_roles import built, captions, in_order, kinds, role_name, strategy
+from engine.report_scenarios import panels
 from engine.report_studies import exit_rows, exit_speeds, exit_speeds_invalid, seeds_plot
 from engine.report_terms import share_plot, term_rows
 
@@ -53,7 +53,7 @@ def _page(report: Report) -> dict[str, Any]:
         "classes_left_out": max(0, len(_class_deltas(quality)) - MOST_CLASSES),
         "time_plot": time_plot(comparisons),
         "speedup_plot": speedup_plot(comparisons),
-        "where": where,
+        "panels": panels(report.latency),
         "labelled": _labelled(comparisons),
         "disagreements": [each for each in report.disagreements if each.thumbnail.startswith(_EMBEDDED)],
         "synthetic": report.synthetic if report.synthetic.startswith(_EMBEDDED) else "",
@@ -120,11 +120,14 @@ def class_plot(quality: Mapping[str, Quality]) -> str:
 
 
 def _labelled(comparisons: Sequence[LatencyComparison]) -> list[tuple[str, LatencyComparison]]:
-    """Each comparison with a short name: runtime and batch size, and the device where there are several."""
+    """Each comparison with a short name: runtime, batch size, what it was timed from, the device where several are."""
     several = len({each.device for each in comparisons}) > 1
-    return [
-        (f"{each.runtime} · {each.batch_size}{f' · {each.device}' if several else ''}", each) for each in comparisons
-    ]
+    labels = []
+    for each in comparisons:
+        parts = [each.runtime, str(each.batch_size)]
+        parts += ["bytes"] if each.input == "end_to_end" else []
+        labels.append((" · ".join([*parts, *([each.device] if several else [])]), each))
+    return labels
 
 
 def time_plot(comparisons: Sequence[LatencyComparison]) -> str:

@@ -47,7 +47,7 @@ _STACKS_SECONDS = 2.0
 """For a frozen trainer to write where its threads stand, before it is killed."""
 _PATIENCE_SECONDS = 300.0
 """With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
-_LATENCY_FILES = {"latency.json": "application/json", "latency_samples.csv": "text/csv"}
+_LATENCY_FILES = {"latency.json": "application/json", "latency_samples.parquet": "application/vnd.apache.parquet"}
 _LATENCY_PAGE = "latency.html"
 """Left out where no pages can be made."""
 _log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
     python -m worker.benchmark plan.json --out DIR
 
-Writes benchmark.json, benchmark.csv, benchmark.html, benchmark_samples.csv and reproduce.yaml into DIR and tells of
+Writes benchmark.json, benchmark.csv, benchmark.html, benchmark_samples.parquet and reproduce.yaml into DIR and tells of
 them, and in the end of the result; the exit codes stand in `worker.messages`. SIGTERM: it leaves, and nothing is kept.
 """
 
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from engine.data.dataset import Dataset
     from engine.latency.several import Named
 
-SAMPLES = "benchmark_samples.csv"
+SAMPLES = "benchmark_samples.parquet"
+PARQUET = "application/vnd.apache.parquet"
 REPEAT_WITH = "distillery benchmark run reproduce.yaml"
 _SECONDS_BETWEEN_WORDS = 1.0
 
@@ -134,7 +135,7 @@ def _deliver(plan: Plan, report: LatencyReport, *, out: Path, teller: Teller) ->
     for name, (_, content) in files.items():
         with written_whole(out / name) as writer:
             writer.write(content.encode())
-    for name, media_type in {**{name: kind for name, (kind, _) in files.items()}, SAMPLES: "text/csv"}.items():
+    for name, media_type in {**{name: kind for name, (kind, _) in files.items()}, SAMPLES: PARQUET}.items():
         path = out / name
         teller.tell(
             Delivered(

@@ -10,24 +10,22 @@ import yaml
 from distillery.errors import InvalidRequest
 from distillery.report import EarlyExit, LatencyReport, Report
 from distillery.spec import LatencySpec
-from engine import black_boxes, model_card, predict_script, report, report_page
+from engine import black_boxes, model_card, report, report_page
 from engine.answers_table import AnswersTable
 from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of, written_whole
-from engine.data.views import ordered
 from engine.device_lease import DeviceLease
-from engine.export import check_onnx, export_onnx
 from engine.latency import Contestant, compare
 from engine.latency.compare import repeat_command
 from engine.report import Besides
 from engine.strategies.data_free import grid_png
 from engine.weights import save_safetensors
+from worker import exports
 from worker.journal import Journal
 from worker.messages import Finished, ModelFacts
 from worker.parts import Cast, Part, collect, gallery, over_seeds
 from worker.ready import Ready
 
-_CHECKED_IMAGES = 32
 _MAIN = ("teacher", "student", "baseline")
 
 
@@ -39,7 +37,7 @@ def close(ready: Ready, cast: Cast, *, journal: Journal, lease: DeviceLease) -> 
     candidates = {role: part.candidate(ready) for role, part in parts.items()}
     spread = over_seeds(ready, journal=journal)
     journal.enter("exporting")
-    onnx = _export(ready, parts, journal=journal)
+    onnx = exports.deliver(ready, parts, journal=journal)
     _reproduce(ready, journal=journal)
     synthetic = _show_synthetic(journal)
     latency, exits = _measure(ready, parts, onnx=onnx, journal=journal, lease=lease)
@@ -91,34 +89,6 @@ def _save_as(journal: Journal, name: str, content: bytes) -> Path:
     _write(path, content)
     journal.deliver(path, media_type="application/octet-stream")
     return path
-
-
-def _export(ready: Ready, parts: Mapping[str, Part], *, journal: Journal) -> dict[str, Path]:
-    """Student and early exits as ONNX, each held against the eager network on real test images."""
-    data, files = ready.dataset, {}
-    if "onnx" not in ready.spec.export:
-        return {}
-    few = next(ordered(data.test, batch_size=_CHECKED_IMAGES, mean=data.mean, std=data.std))
-    for role, part in parts.items():
-        if role != "student" and not part.stage:
-            continue
-        files[role] = journal.out / f"{role}.onnx"
-        export_onnx(part.known.network, files[role], channels=data.channels, image_size=data.image_size)
-        check_onnx(files[role], part.known.network, samples=few.images.cpu())
-        journal.deliver(files[role], media_type="application/octet-stream")
-    if "student" in files:
-        _deliver_script(ready, journal=journal)
-    return files
-
-
-def _deliver_script(ready: Ready, *, journal: Journal) -> None:
-    """How to ask `student.onnx`, for those who have neither Distillery nor torch."""
-    data, path = ready.dataset, journal.out / "predict.py"
-    script = predict_script.render(
-        classes=data.classes, image_size=data.image_size, channels=data.channels, mean=data.mean, std=data.std
-    )
-    _write(path, script.encode())
-    journal.deliver(path, media_type="text/x-python")
 
 
 def _reproduce(ready: Ready, *, journal: Journal) -> None:
@@ -189,7 +159,9 @@ def _timed(
 ) -> LatencyReport:
     """The second of the pair against the first."""
     slow, fast = (_contestant(parts[role], onnx.get(role)) for role in pair)
-    samples = journal.out / ("latency_samples.csv" if pair[1] == "student" else f"latency_samples_{pair[1]}.csv")
+    samples = journal.out / (
+        "latency_samples.parquet" if pair[1] == "student" else f"latency_samples_{pair[1]}.parquet"
+    )
     measured = compare(
         slow,
         student=fast,
@@ -201,7 +173,7 @@ def _timed(
         samples_file=samples,
         on_block=journal.leave_when_asked,
     )
-    journal.deliver(samples, media_type="text/csv")
+    journal.deliver(samples, media_type="application/vnd.apache.parquet")
     return measured
 
 

@@ -24,7 +24,7 @@ STARTING_SECONDS = (1.5, 10.0)
 """Loading the libraries, before anything can be timed."""
 SAVING_SECONDS = (0.01, 0.15)
 EXPORT_SECONDS = (1.5, 12.0)
-"""Of one network as ONNX, checked."""
+"""Of one network in one form besides its weights, checked."""
 REPORT_SECONDS = (0.5, 8.0)
 ROUNDS_SECONDS = (0.15, 0.6)
 """Of one round of the latency protocol for quick networks: three blocks of 50 ms, and what goes on between them."""
@@ -32,8 +32,12 @@ COMPARING_SECONDS = (2.0, 20.0)
 """Of one comparison besides its rounds: loading, warming up, quality."""
 CALLS = (10, 30)
 """Of each contestant in a round, where calls are slow."""
-PROTOCOL_SECONDS = 90.0
-"""A comparison rarely takes longer than its minute and the warm-up."""
+COMPILING_SECONDS = (5.0, 90.0)
+"""Teacher, student and control by torch.compile, besides."""
+SCENARIO_SHARE = (0.1, 1.2)
+"""Of the time of the spec, for a pair of sweeps or of servers: those that end early and those that are late."""
+OVERTIME = 1.5
+"""A comparison rarely takes longer than its time and the warm-up."""
 EXPORT_BYTES = 500_000_000
 """What exporters, runtimes and plots may take besides."""
 MEMORY_GROWTH = 1.25
@@ -98,7 +102,7 @@ def _seconds(ready: Ready, bursts: Bursts) -> Interval:
     answered = sum(2 * each.plan.times * each.image_seconds for each in bursts.trainings) + sum(bursts.given)
     work += len(ready.dataset.test) * answered
     saves = sum(each.plan.times * each.saves for each in bursts.trainings)
-    exported = _exits(ready) + 1 if "onnx" in ready.spec.export else 0
+    exported = (_exits(ready) + 1) * sum(form != "safetensors" for form in ready.spec.export)
     low, high = (
         ready.preparing_seconds
         + STARTING_SECONDS[end]
@@ -124,7 +128,7 @@ def _comparisons(ready: Ready) -> tuple[int, ...]:
     if asked is None:
         return ()
     pairs = 1 if ready.spec.teachers else _exits(ready)
-    return tuple(asked.batch_sizes) * (pairs * len(asked.runtimes) * len(asked.devices))
+    return asked.comparisons * pairs
 
 
 def _comparing(ready: Ready, bursts: Bursts, *, end: int) -> float:
@@ -138,7 +142,10 @@ def _comparing(ready: Ready, bursts: Bursts, *, end: int) -> float:
     total = 0.0
     for batch_size in _comparisons(ready):
         one_round = max(ROUNDS_SECONDS[end], 2 * CALLS[end] * batch_size * slowest * slower)
-        total += COMPARING_SECONDS[end] + min(asked.rounds * one_round, PROTOCOL_SECONDS)
+        total += COMPARING_SECONDS[end] + min(asked.rounds * one_round, OVERTIME * asked.seconds)
+    total += COMPILING_SECONDS[end] * ("compiled" in asked.runtimes) * len(asked.batch_sizes)
+    pairs = asked.scenario_pairs * (1 if ready.spec.teachers else _exits(ready))
+    total += pairs * (COMPARING_SECONDS[end] + SCENARIO_SHARE[end] * asked.seconds)
     return total
 
 

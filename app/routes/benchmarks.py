@@ -17,7 +17,7 @@ from app.waiting import changed
 from distillery.benchmarks import BenchmarkComparison, as_csv, compared
 from distillery.errors import NotFound
 from distillery.pareto import AXES, Axis, Pareto, Wanted, pareto
-from distillery.report import LatencyReport
+from distillery.report import Input, LatencyReport
 from distillery.views import TERMINAL, Artifact, Benchmark, BenchmarkSummary, Page, Status
 from store import benchmarks, files, removal
 from store.idempotency import Answer
@@ -92,6 +92,9 @@ def show_pareto(
         list[Axis] | None, Query(max_length=len(AXES), description="Only these costs; repeat it for several.")
     ] = None,
     batch_size: Annotated[int, Query(ge=1, le=4096, description="Images at once.")] = 1,
+    input: Annotated[  # noqa: A002 - the name of the parameter on the wire
+        Input, Query(description="The network alone, or everything from encoded bytes on.")
+    ] = "model",
     runtime: Annotated[str | None, Query(max_length=40, description="Only this runtime.")] = None,
     device: Annotated[str | None, Query(max_length=20, description="Only this device, `cpu` or `cuda`.")] = None,
     fingerprint: Annotated[
@@ -103,7 +106,7 @@ def show_pareto(
     are those that no other one beats in one of the two without losing in the other."""
     sources, warnings = projects.sources(served, label=label)
     wanted = Wanted(
-        label=label, against=tuple(dict.fromkeys(against or AXES)), batch_size=batch_size, runtime=runtime,
+        label=label, against=tuple(dict.fromkeys(against or AXES)), batch_size=batch_size, input=input, runtime=runtime,
         device=device, fingerprint=fingerprint,
     )  # fmt: skip
     table = pareto(sources, wanted=wanted, force=force)

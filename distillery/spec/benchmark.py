@@ -94,10 +94,9 @@ def _faults(spec: BenchmarkSpec) -> Iterator[InitErrorDetails]:
         detail, hint = f"No model is called '{spec.reference}'.", f"There are: {', '.join(names)}."
         yield _fault(("reference",), "unknown_reference", detail, hint)
     asked = spec.measure
-    cells = len(set(asked.runtimes)) * len(set(asked.devices)) * len(set(asked.batch_sizes))
-    comparisons = cells * max(1, len(spec.models) - 1)
+    comparisons = (len(asked.comparisons) + asked.scenario_pairs) * max(1, len(spec.models) - 1)
     if comparisons > MOST_COMPARISONS:
-        detail = f"That would be {comparisons:,} comparisons; {MOST_COMPARISONS:,} are the most."
+        detail = f"That would be {comparisons:,} comparisons, sweeps and servers; {MOST_COMPARISONS:,} are the most."
         yield _fault(("measure",), "too_many_comparisons", detail, "Ask for fewer runtimes, batch sizes or models.")
 
 

@@ -103,6 +103,14 @@ def _data_free(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     if isinstance(spec.teacher, TeacherEnsemble) and spec.teacher.merge == "confidence":
         detail = "The merge 'confidence' weighs each teacher by the label, and a data-free job has none."
         yield _fault(("teacher", "merge"), "no_labels", detail, "Use mean_logits or mean_probabilities.")
+    for number, form in enumerate(spec.export):
+        if form == "onnx-int8":
+            detail = "Eight bits are calibrated on training images, and a data-free job reads none."
+            yield _fault(("export", number), "reads_data", detail, f"Leave '{form}' out.")
+    for number, name in enumerate(spec.latency.runtimes if spec.latency else ()):
+        if name.endswith("-int8"):
+            detail = "Eight bits are calibrated on training images, and a data-free job reads none."
+            yield _fault(("latency", "runtimes", number), "reads_data", detail, f"Leave '{name}' out.")
 
 
 def _without_data(place: Place, term: AnyTerm) -> Iterator[InitErrorDetails]:

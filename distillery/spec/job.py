@@ -16,7 +16,7 @@ from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import AssistantSpec, Teacher, TeacherEnsemble, TeacherSpec
 from distillery.spec.training import TeacherTraining, Training
 
-ExportFormat = Literal["safetensors", "onnx"]
+ExportFormat = Literal["safetensors", "onnx", "onnx-int8", "torch-export"]
 Short = Annotated[str, Field(max_length=100)]
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
@@ -75,6 +75,8 @@ class JobSpec(Frozen):
     """Runs of student and baseline with seeds that follow each other; more than one tells the spread. The first run's
     student is the one delivered. Teachers and assistants are trained once."""
     export: Annotated[tuple[ExportFormat, ...], Field(min_length=1, max_length=8)] = ("safetensors", "onnx")
+    """`onnx-int8` has weights and activations of eight bits, calibrated on training images; `torch-export` is a program
+    (.pt2) that PyTorch runs without the code of the network. Each file is loaded again and held against the student."""
     latency: LatencySpec | None = LatencySpec()
     """What to time at the end of the job; null times nothing."""
     resources: Resources = Resources()

@@ -107,18 +107,27 @@ def decoded(file: Path, *, channels: int) -> Tensor:
         UnreadableData: it is not a whole JPEG, PNG or WebP image, or larger than `MAX_FILE_BYTES` or `MAX_PIXELS`.
         MissingDependency: Pillow is not installed.
     """
+    return decoded_bytes(_content(file), channels=channels, source=str(file))
+
+
+def decoded_bytes(content: bytes, *, channels: int, source: str) -> Tensor:
+    """The image in the bytes of a file, uint8 [channels, H, W]; errors name it as `source`.
+
+    Raises:
+        UnreadableData: it is not a whole JPEG, PNG or WebP image, or has more than `MAX_PIXELS`.
+        MissingDependency: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError:
         raise MissingDependency(
             "Image folders are read with Pillow, which is not installed.", hint="Install it with: pip install pillow"
         ) from None
-    content = _content(file)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableData(
-                    f"'{file}' has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded.",
+                    f"'{source}' has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded.",
                     hint="Scale the image down.",
                 )
             return _pixels(image, channels=channels)
@@ -126,7 +135,7 @@ def decoded(file: Path, *, channels: int) -> Tensor:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
         raise UnreadableData(
-            f"'{file}' is not a whole JPEG, PNG or WebP image: {error}.",
+            f"'{source}' is not a whole JPEG, PNG or WebP image: {error}.",
             hint="Replace the file or remove it from its class folder.",
         ) from None
 

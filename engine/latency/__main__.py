@@ -1,7 +1,7 @@
 """python -m engine.latency --job resolved.json --teacher teacher.safetensors --student student.safetensors --out DIR
 
-Repeats the latency measurement of a job. Writes DIR/latency.json, DIR/latency_samples.csv and, where Jinja2 is
-installed, DIR/latency.html, and prints a table.
+Repeats the latency measurement of a job. Writes DIR/latency.json, DIR/latency_samples.parquet (.csv where pyarrow is
+not installed) and, where Jinja2 is installed, DIR/latency.html, and prints a table.
 """
 
 import argparse
@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distillery.errors import DistilleryError, InvalidRequest, MissingDependency, UnreadableData
-from distillery.report import LatencyReport, LatencyRow, Percentile
+from distillery.report import LatencyReport, LatencyRow, Percentile, ServerResult, Sweep
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
@@ -26,7 +27,8 @@ from engine.data.readers import load
 from engine.delivered import network_of
 from engine.device_lease import DeviceLease, name_of
 from engine.intake import weights_onnx
-from engine.latency.compare import Contestant, compare, planned, repeat_command
+from engine.latency.compare import Contestant, compare, repeat_command
+from engine.latency.places import planned
 from engine.weights import read_metadata
 
 
@@ -47,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job", type=Path, required=True, help="the resolved spec of the job, JSON or YAML")
     parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights (.safetensors or .onnx)")
     parser.add_argument("--student", type=Path, required=True, help="the student's weights (.safetensors)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and latency_samples.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for latency.json and the raw samples")
     parser.add_argument("--threads", type=int, help="CPU threads, in place of the spec's")
     parser.add_argument("--dataset", type=Path, help="the packed file of a stored data set")
     parser.add_argument("--unlabelled", type=Path, help="the packed file of its unlabelled images")
@@ -72,12 +74,16 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
 
 def _draw(report: LatencyReport, *, name: str, out: Path) -> None:
     try:
-        page = benchmark_page.render(report, name=name, samples=out / "latency_samples.csv")
+        page = benchmark_page.render(report, name=name, samples=out / _samples_name())
     except MissingDependency as absent:  # the figures stand without a page
         sys.stderr.write(f"latency.html is left out: {absent}\n")
         return
     with written_whole(out / "latency.html") as writer:
         writer.write(page.encode())
+
+
+def _samples_name() -> str:
+    return f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}"
 
 
 @contextmanager
@@ -91,7 +97,7 @@ def _devices_alone(spec: LatencySpec) -> Iterator[None]:
             sys.stderr.write("Waiting: something is trained or measured on the device.\n")
 
     with ExitStack() as held:
-        for name in sorted({name_of(cell.device) for cell in planned(spec)[0]}):
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
             held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
         yield
 
@@ -108,7 +114,7 @@ def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> 
             student=arguments.student.name,
             threads=arguments.threads,
         ),
-        samples_file=arguments.out / "latency_samples.csv",
+        samples_file=arguments.out / _samples_name(),
     )
 
 
@@ -189,7 +195,8 @@ def table(report: LatencyReport) -> Iterator[str]:
         for row in comparison.rows:
             where = f"{row.runtime:<12} {row.device:<6} {row.batch_size:>5} {row.model:<8}"
             times = f"{_milliseconds(row.p50):>9} {_milliseconds(row.p95):>9}"
-            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}"
+            from_bytes = "  from bytes" if row.input == "end_to_end" else ""
+            yield f"{where} {times} {row.images_per_second:>10.1f} {row.accuracy:>9.4f}{from_bytes}{_lost(row)}"
         speedup, control = comparison.speedup, comparison.control
         yield (
             f"  {comparison.verdict}: {speedup.value:.2f} times ({speedup.low:.2f} to {speedup.high:.2f}), "
@@ -197,9 +204,32 @@ def table(report: LatencyReport) -> Iterator[str]:
         )
         yield from (f"  {each.detail}" for each in comparison.noise)
         yield from (f"  {note}" for note in comparison.notes)
+    yield from _scenario_lines(report)
     for failure in report.failures:
-        yield f"{failure.runtime}, batch {failure.batch_size}, {failure.device} broke off: {failure.detail}"
+        yield f"{failure.place}: broke off: {failure.detail}"
     yield from report.notes
+
+
+def _scenario_lines(report: LatencyReport) -> Iterator[str]:
+    """Every batch size of the sweeps and every rate of the servers."""
+    for sweep in report.sweeps:
+        yield f"batch sweep, {_place(sweep)}: best {sweep.best_batch_size or 'none'}, {sweep.stopped}"
+        for point in sweep.points:
+            rate = point.images_per_second
+            yield f"  {point.batch_size:>5} {rate.value:>12.1f} images/s ({rate.low:.1f} to {rate.high:.1f})"
+        yield from (f"  {note}" for note in sweep.notes)
+    for server in report.servers:
+        highest = "no rate" if server.highest_rate is None else f"up to {server.highest_rate:.1f} requests/s"
+        yield f"server, {_place(server)}: {highest} with p99 within {1000 * server.objective_seconds:.3f} ms"
+        for each in server.rates:
+            p50, p99 = _milliseconds(each.p50), _milliseconds(each.p99)
+            outcome = "met" if each.met else "missed"
+            yield f"  {each.requests_per_second:>10.1f} requests/s {p50:>9} ms p50 {p99:>9} ms p99  {outcome}"
+        yield from (f"  {note}" for note in server.notes)
+
+
+def _place(measured: Sweep | ServerResult) -> str:
+    return f"{measured.runtime} on {measured.device}, {measured.input}, {measured.model}"
 
 
 def _lost(row: LatencyRow) -> str:

@@ -2,27 +2,27 @@
 
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from distillery.errors import DistilleryError, InvalidRequest
-from distillery.report import LatencyComparison, LatencyFailure, LatencyReport
+from distillery.errors import (
+    InvalidRequest,
+)  # fmt: skip
+from distillery.report import LatencyReport
 from distillery.spec import LatencySpec
 from engine import black_boxes, environment, runtimes
-from engine.black_box import OnnxNetwork
 from engine.checkpoint import sha256_of
 from engine.data.dataset import Dataset
-from engine.export import check_onnx, export_onnx
-from engine.latency.cell import Cell, Setting, Subject, measure
-from engine.latency.samples import QualityImages, Timed, batches, calibration, write_csv
-from engine.quantise import quantise
+from engine.latency.bench import Bench, cpu_threads
+from engine.latency.encoded import SampleImages
+from engine.latency.loading import Setting, Subject
+from engine.latency.places import for_graph, in_forms, planned
+from engine.latency.samples import QualityImages, write_samples
 
 PROTOCOL = "distillery-latency/2"
 NOTES = (
@@ -62,33 +62,32 @@ def compare(
 ) -> LatencyReport:
     """Time student against teacher in every runtime, batch size and device of `spec`.
 
-    Each comparison may take `spec.seconds`; it takes longer only where 30 rounds need it. One that breaks off is told
-    among the failures, and the others stand. `on_block` is called between blocks; what it raises abandons the
-    measurement. The raw times go to `samples_file` as CSV.
+    Each comparison runs in a process of its own and may take `spec.seconds`; it takes longer only where 30 rounds need
+    it. One that breaks off is told among the failures, and the others stand. `on_block` is called several times a
+    second; what it raises abandons the measurement. The raw times go to `samples_file`, Parquet or CSV by its name.
 
     Raises:
         ExportMismatch: an export does not give its network's answers.
-        DistilleryError, RuntimeError, MemoryError: of the first comparison, where every one of them broke off.
         InvalidRequest: the teacher holds a table of answers, or nothing of what was asked for can be measured here.
         StorageFull: no space is left for an export or for the raw times.
     """
     if black_boxes.holds_table(teacher.network) or _merges_graphs(teacher.network):
         raise InvalidRequest(_NO_TIME, pointer="/latency")
-    with tempfile.TemporaryDirectory(prefix="distillery-latency-") as folder, _cpu_threads(spec.threads):
+    with tempfile.TemporaryDirectory(prefix="distillery-latency-") as folder, cpu_threads(spec.threads):
         quality = QualityImages.of(dataset, slowest=teacher.network)
         pair = (
             _subject("teacher", teacher, dataset=dataset, quality=quality),
             _subject("student", student, dataset=dataset, quality=quality),
         )
-        cells, notes = planned(spec)
+        places, notes = planned(spec)
         if black_boxes.is_opaque(teacher.network):
-            cells, left_out = _for_graph(cells)
+            places, left_out = for_graph(places)
             notes += left_out
-        pair, cells, impossible = _in_forms(
-            pair, cells, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
+        pair, places, impossible = in_forms(
+            pair, places, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
         )
         notes += impossible
-        if not cells:
+        if not places:
             raise InvalidRequest(f"Nothing can be measured. {' '.join(notes)}", pointer="/latency")
         setting = Setting(
             threads=spec.threads,
@@ -96,58 +95,26 @@ def compare(
             quality=quality,
             budget_seconds=spec.seconds,
             max_accuracy_drop=spec.max_accuracy_drop,
-            on_block=on_block,
         )
-        measured, failures = _measured(pair, cells, dataset=dataset, setting=setting, seed=spec.seed)
+        images = SampleImages.of(dataset, encoded="end_to_end" in spec.inputs)
+        bench = Bench(pair, places, dataset=dataset, images=images, spec=spec, setting=setting, on_block=on_block)
+        measured, failures = bench.comparisons()
+        sweeps, servers, broken = bench.scenarios()
     if samples_file is not None:
-        write_csv((timed for _, timed in measured), samples_file)
+        write_samples((timed for _, timed in measured), samples_file)
     on_images = f"Accuracy and agreement are of {len(quality)} of the {len(dataset.test)} test images, spread evenly."
     described = environment.describe(threads=spec.threads)
     return LatencyReport(
         protocol=PROTOCOL,
         comparisons=tuple(comparison for comparison, _ in measured),
-        failures=failures,
+        sweeps=sweeps,
+        servers=servers,
+        failures=failures + broken,
         environment={**described, "layout": "NCHW", "data": dataset.name},
         fingerprint=environment.fingerprint(described),
         weights_sha256={"teacher": sha256_of(teacher.weights), "student": sha256_of(student.weights)},
         repeat_with=repeat_with,
         notes=(*notes, on_images, *NOTES),
-    )
-
-
-def _measured(
-    pair: tuple[Subject, Subject], cells: tuple[Cell, ...], *, dataset: Dataset, setting: Setting, seed: int
-) -> tuple[list[tuple[LatencyComparison, Timed]], tuple[LatencyFailure, ...]]:
-    """Every comparison that came to its end, and what became of the others."""
-    measured: list[tuple[LatencyComparison, Timed]] = []
-    failed: list[tuple[Cell, Exception]] = []
-    for number, cell in enumerate(cells):
-        try:
-            inputs = batches(dataset, batch_size=cell.batch_size)
-            rng = np.random.default_rng([seed, number])
-            measured.append(measure(cell, teacher=pair[0], student=pair[1], batches=inputs, setting=setting, rng=rng))
-        except (DistilleryError, RuntimeError, MemoryError) as error:
-            failed.append((cell, error))
-    if failed and not measured:
-        raise failed[0][1]
-    broken = [cell for cell, _ in failed]
-    done = [cell for cell in cells if cell not in broken]
-    return measured, tuple(_failure(cell, error, done=done) for cell, error in failed)
-
-
-def _failure(cell: Cell, error: Exception, *, done: Sequence[Cell]) -> LatencyFailure:
-    told = str(error).strip().splitlines()
-    hint = error.hint if isinstance(error, DistilleryError) else ""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        fitted = [each.batch_size for each in done if (each.runtime, each.device) == (cell.runtime, cell.device)]
-        largest = f"the largest batch that did was {max(fitted)}" if fitted else "no other batch was measured here"
-        told, hint = [f"A batch of {cell.batch_size} does not fit into memory; {largest}."], "Use a smaller batch."
-    return LatencyFailure(
-        runtime=cell.runtime.name,
-        device=cell.device.type,
-        batch_size=cell.batch_size,
-        detail=told[0] if told else type(error).__name__,
-        hint=hint,
     )
 
 
@@ -163,50 +130,11 @@ def _merges_graphs(network: nn.Module) -> bool:
     return black_boxes.holds_graph(network) and len(black_boxes.members(network)) > 1
 
 
-@contextmanager
-def _cpu_threads(count: int) -> Iterator[None]:
-    """PyTorch's CPU threads for as long as the block lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def planned(spec: LatencySpec) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
-    """What of `spec` this machine can measure, and a sentence for each runtime and device that it cannot."""
-    cells: list[Cell] = []
-    notes = []
-    for device in dict.fromkeys(map(_resolved, spec.devices)):
-        for name in dict.fromkeys(spec.runtimes):
-            runtime = runtimes.find(name)
-            if reason := runtime.absent_on(torch.device(device)):
-                notes.append(f"Not measured: {name} on {device}, because {reason}.")
-                continue
-            cells += [Cell(runtime, torch.device(device), size) for size in dict.fromkeys(spec.batch_sizes)]
-    return tuple(cells), tuple(notes)
-
-
-def _for_graph(cells: tuple[Cell, ...]) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
-    """What of it an ONNX graph can be measured in: both sides run in the same runtime, and it runs in no other."""
-    kept = tuple(cell for cell in cells if cell.runtime.form == "onnx")
-    names = sorted({cell.runtime.name for cell in cells} - {cell.runtime.name for cell in kept})
-    why = "because the teacher is an ONNX graph, and both sides are timed in one runtime"
-    return kept, tuple(f"Not measured: {name}, {why}." for name in names)
-
-
-def _resolved(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
 def _subject(
     model: Literal["teacher", "student"], contestant: Contestant, *, dataset: Dataset, quality: QualityImages
 ) -> Subject:
     network = contestant.network
-    eager = runtimes.Eager().load(runtimes.Forms(network), device=torch.device("cpu"), threads=torch.get_num_threads())
+    eager = runtimes.reference(network, device=torch.device("cpu"))
     return Subject(
         model=model,
         network=network,
@@ -215,38 +143,5 @@ def _subject(
         int8=None,
         parameters=black_boxes.parameters(network),
         macs=black_boxes.multiply_adds(network, channels=dataset.channels, image_size=dataset.image_size),
-        eager=quality.answers(eager),
+        eager=quality.answers(eager.logits),
     )
-
-
-def _in_forms(
-    pair: tuple[Subject, Subject], cells: tuple[Cell, ...], *, dataset: Dataset, folder: Path, samples: Tensor
-) -> tuple[tuple[Subject, Subject], tuple[Cell, ...], tuple[str, ...]]:
-    """Give both subjects the files that the cells load; where one cannot be made, leave out the cells that need it."""
-
-    def with_onnx(subject: Subject) -> Subject:
-        if isinstance(subject.network, OnnxNetwork):
-            return subject
-        path = subject.onnx
-        if path is None:
-            path = folder / f"{subject.model}.onnx"
-            export_onnx(subject.network, path, channels=dataset.channels, image_size=dataset.image_size)
-        check_onnx(path, subject.network, samples=samples)
-        return replace(subject, onnx=path)
-
-    def with_int8(subject: Subject) -> Subject:
-        path = folder / f"{subject.model}.int8.onnx"
-        quantise(Path(subject.onnx or ""), path, calibration=calibration(dataset))
-        return replace(subject, int8=path)
-
-    notes: list[str] = []
-    for forms, make in ((("onnx", "int8"), with_onnx), (("int8",), with_int8)):
-        if not any(cell.runtime.form in forms for cell in cells):
-            continue
-        try:
-            pair = make(pair[0]), make(pair[1])
-        except InvalidRequest as impossible:
-            left_out = sorted({cell.runtime.name for cell in cells if cell.runtime.form in forms})
-            notes.append(f"Not measured: {', '.join(left_out)}. {impossible.detail}")
-            cells = tuple(cell for cell in cells if cell.runtime.form not in forms)
-    return pair, cells, tuple(notes)

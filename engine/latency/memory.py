@@ -3,16 +3,32 @@
 import ctypes
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from engine.data.memory import available_bytes
 
 Made = TypeVar("Made")
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): sets the peak resident set to the current one
+
+_SAID = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "_status_alloc_failed",
+    "is smaller than requested bytes",
+)
+"""In lower case: PyTorch's allocators, C++ (also through OpenVINO), cuBLAS and cuDNN, ONNX Runtime's arena."""
 
 
 def peak_growth(work: Callable[[], Made], *, device: torch.device, in_torch: bool) -> tuple[Made, int | None]:
@@ -66,3 +82,47 @@ def _resident(field: str) -> int | None:
         return None
     found = [line for line in lines if line.startswith(f"{field}:")]
     return int(found[0].split()[1]) * 1024 if found else None
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, in the words of Python, PyTorch, ONNX Runtime, OpenVINO or CUDA.
+
+    None of the runtimes but PyTorch on CUDA has a type for it: they say it in the text of a plain RuntimeError, or
+    (ONNX Runtime) of an exception of their own. What does not say so is another failure and stays one.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    of_runtime = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return of_runtime and any(words in str(error).lower() for words in _SAID)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is asked of the memory while batches grow."""
+
+    growth: Callable[[Callable[[], None]], int | None]
+    """Does the work and tells by how many bytes memory grew at its peak, or None."""
+    left: Callable[[], int | None]
+    """Bytes that may still be taken, or None."""
+    release: Callable[[], None]
+    """Gives back what a failed attempt has left behind."""
+
+
+def memory_of(device: torch.device) -> Memory:
+    """On the CPU memory is watched beforehand, as a kernel that runs out of it kills; on CUDA it is an error."""
+    if device.type == "cuda":
+        return Memory(growth=_only_done, left=lambda: None, release=_release_cuda)
+
+    def growth(work: Callable[[], None]) -> int | None:
+        return peak_growth(work, device=device, in_torch=False)[1]
+
+    return Memory(growth=growth, left=available_bytes, release=lambda: None)
+
+
+def _only_done(work: Callable[[], None]) -> None:
+    work()
+
+
+def _release_cuda() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

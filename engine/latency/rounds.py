@@ -8,7 +8,7 @@ import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import geometric_mean, median
 
 import numpy as np
 
@@ -19,6 +19,8 @@ FULL_BLOCK_CALLS = 13
 MOST_CALLS = 400
 """Keeps the raw samples of very fast networks at a readable size; a block of ten calls is long enough by the rule."""
 FEWEST_ROUNDS = 30
+FEWEST_LOADS = 6
+"""From here on the loads are what the bootstrap draws from; with fewer it is the rounds, and that is told."""
 STEADY_WITHIN = 0.02
 WARMUP_CALLS = 2_000
 
@@ -29,8 +31,12 @@ Contestant = Callable[[int], float | None]
 
 @dataclass(frozen=True)
 class Call:
-    """One timed call: a row of the raw samples. `order` is the block's place in its round, from 0."""
+    """One timed call: a row of the raw samples.
 
+    `load` counts how often the networks had been loaded anew, `order` is the block's place in its round, from 0.
+    """
+
+    load: int
     round: int
     order: int
     model: str
@@ -126,6 +132,7 @@ def interleave(
     deadline: float = math.inf,
     on_block: Callable[[], None] = lambda: None,
     first_round: int = 0,
+    load: int = 0,
 ) -> list[Call]:
     """Every round holds one block of each contestant, in an order drawn anew.
 
@@ -150,7 +157,7 @@ def interleave(
                 timed = _block(contestants[name], least, clock=clock, enough_seconds=BLOCK_SECONDS)
             else:
                 timed = _block(contestants[name], plan.calls[name], clock=clock)
-            calls += [Call(first_round + number, order, name, index, *times) for index, times in enumerate(timed)]
+            calls += [Call(load, first_round + number, order, name, index, *each) for index, each in enumerate(timed)]
     return calls
 
 
@@ -181,8 +188,21 @@ def _block(
 
 def block_medians(calls: Sequence[Call], model: str) -> list[float]:
     """The median call of each round's block of `model`, in seconds, in the order of the rounds."""
-    blocks: dict[int, list[float]] = {}
+    return [seconds for _, seconds in _blocks(calls, model)]
+
+
+def load_medians(calls: Sequence[Call], model: str) -> list[float]:
+    """The geometric mean of `block_medians` over the rounds of each load, in seconds, in the order of the loads."""
+    loads: dict[int, list[float]] = {}
+    for load, seconds in _blocks(calls, model):
+        loads.setdefault(load, []).append(seconds)
+    return [geometric_mean(each) for each in loads.values()]
+
+
+def _blocks(calls: Sequence[Call], model: str) -> list[tuple[int, float]]:
+    """Load and median of each round's block."""
+    blocks: dict[tuple[int, int], list[float]] = {}
     for call in calls:
         if call.model == model:
-            blocks.setdefault(call.round, []).append(call.seconds)
-    return [median(blocks[number]) for number in sorted(blocks)]
+            blocks.setdefault((call.round, call.load), []).append(call.seconds)
+    return [(load, median(blocks[number, load])) for number, load in sorted(blocks)]

@@ -3,31 +3,35 @@
 import csv
 import io
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillery.errors import InvalidRequest
+from distillery.errors import InvalidRequest, MissingDependency
+from distillery.report import Input
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset, Split
 from engine.data.sealed import SealedSplit
 from engine.data.views import ordered
 from engine.latency.rounds import Call
-from engine.runtimes import Eager, Forms, Session
+from engine.runtimes import reference
 
-QUALITY_IMAGES = 512
-QUALITY_SECONDS = 2.0
+QUALITY_IMAGES = 10_000
+QUALITY_SECONDS = 4.0
 QUALITY_BATCH = 32
 DISTINCT_BATCHES = 8
 CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 32
 DISTINCT_BYTES = 64 * 2**20
-COLUMNS = ("runtime", "device", "batch", "round", "order", "model", "call", "seconds", "device_seconds")
+COLUMNS = (
+    "runtime", "device", "batch", "input", "load", "round", "order", "model", "call", "seconds", "device_seconds",
+)  # fmt: skip
 
 
 def batches(dataset: Dataset, *, batch_size: int) -> tuple[Tensor, ...]:
@@ -73,13 +77,13 @@ class QualityImages:
 
     @classmethod
     def of(cls, dataset: Dataset, *, slowest: nn.Module) -> "QualityImages":
-        """At most 512 images evenly spaced over the test split, fewer when `slowest` takes over 2 s for them."""
+        """The test split, or 10,000 images evenly spaced over it; fewer when `slowest` takes over 4 s for them."""
         test = dataset.test
         rows = torch.linspace(0, len(test) - 1, min(QUALITY_IMAGES, len(test))).round().long()
         # Drawn in a scattered order, so that stopping early still leaves images from all over the split.
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
         part = _part(test, rows)
-        session = Eager().load(Forms(slowest), device=torch.device("cpu"), threads=torch.get_num_threads())
+        session = reference(slowest, device=torch.device("cpu"))
         kept: list[Tensor] = []
         began = time.monotonic()
         for images in _normalised(part, dataset, batch_size=QUALITY_BATCH):
@@ -89,9 +93,9 @@ class QualityImages:
                 break
         return cls(batches=tuple(kept), labels=part.labels[: sum(map(len, kept))].numpy())
 
-    def answers(self, session: Session) -> NDArray[np.float32]:
-        """Logits [N, K]."""
-        return np.concatenate([session.logits(images) for images in self.batches])
+    def answers(self, logits: Callable[[Tensor], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Logits [N, K]; `logits` gives those of a batch."""
+        return np.concatenate([logits(images) for images in self.batches])
 
     def accuracy(self, logits: NDArray[np.float32]) -> float:
         """Top-1."""
@@ -108,22 +112,51 @@ class Timed:
     runtime: str
     device: str
     batch_size: int
+    input: Input
     calls: tuple[Call, ...]
 
 
-def write_csv(timed: Iterable[Timed], path: Path) -> None:
-    """Every timed call as a row, seconds to the nanosecond; `device_seconds` is empty where the device tells none.
+def write_samples(timed: Iterable[Timed], path: Path) -> None:
+    """Every timed call as a row, in Parquet or, where `path` ends in .csv, in CSV with seconds to the nanosecond.
+
+    `device_seconds` is empty where the device tells none.
 
     Raises:
+        MissingDependency: pyarrow, which writes Parquet, is not installed.
         StorageFull: no space is left.
     """
+    rows = [
+        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
+        for each in timed
+        for call in each.calls
+    ]
+    content = _csv(rows) if path.suffix == ".csv" else _parquet(rows)
+    with written_whole(path) as writer:
+        writer.write(content)
+
+
+def _csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(COLUMNS)
-    for comparison in timed:
-        where = (comparison.runtime, comparison.device, comparison.batch_size)
-        for call in comparison.calls:
-            device = "" if call.device_seconds is None else f"{call.device_seconds:.9f}"
-            table.writerow((*where, call.round, call.order, call.model, call.call, f"{call.seconds:.9f}", device))
-    with written_whole(path) as writer:
-        writer.write(text.getvalue().encode())
+    for *told, seconds, device in rows:
+        table.writerow((*told, f"{seconds:.9f}", "" if device is None else f"{device:.9f}"))
+    return text.getvalue().encode()
+
+
+def _parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as absent:
+        raise MissingDependency(
+            "Raw samples are written as Parquet with pyarrow, which is not installed.",
+            hint="Install it with: pip install pyarrow, or write them as CSV.",
+        ) from absent
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(),
+             pyarrow.int32(),
+             pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())  # fmt: skip
+    columns = [pyarrow.array([row[place] for row in rows], type=kind) for place, kind in enumerate(kinds)]
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns, names=list(COLUMNS)), out, compression="zstd")
+    return out.getvalue()

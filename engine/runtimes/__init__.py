@@ -3,13 +3,14 @@
 from distillery.errors import UnknownName
 from distillery.spec.frozen import nearest
 from engine.runtimes.compiled import Compiled
-from engine.runtimes.eager import Eager
+from engine.runtimes.eager import Eager, reference
 from engine.runtimes.onnx_runtime import OnnxRuntime, OnnxRuntimeInt8
 from engine.runtimes.openvino import OpenVino, OpenVinoBfloat16, OpenVinoInt8
 from engine.runtimes.session import INPUT, OUTPUT, Form, Forms, Precision, Runtime, Session
 
 __all__ = [
-    "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "Precision", "Runtime", "Session", "find",
+    "INPUT", "OUTPUT", "RUNTIMES", "Eager", "Form", "Forms", "OnnxRuntime", "OnnxRuntimeInt8",
+    "Precision", "Runtime", "Session", "find", "reference",
 ]  # fmt: skip
 
 RUNTIMES: tuple[Runtime, ...] = (

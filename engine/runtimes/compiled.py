@@ -22,8 +22,6 @@ from engine.runtimes.session import Form, Forms, Precision, in_batches
 class CompiledSession(EagerSession):
     """A network that TorchInductor compiles whole, channels-last, for each shape that it is called with."""
 
-    layout = torch.channels_last
-
     def __init__(self, network: nn.Module, *, device: torch.device, threads: int) -> None:
         super().__init__(network, device=device)
         own = _function_of_its_own(self._network)

@@ -1,25 +1,32 @@
-"""PyTorch as it is, without compilation."""
+"""PyTorch without compilation: as one serves it, and, as the reference of every runtime, as it was trained."""
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from engine.runtimes.session import Form, Forms, Precision
 
+_log = logging.getLogger(__name__)
+
 
 class EagerSession:
-    """PyTorch without compilation, in eval and inference mode. CPU threads are PyTorch's own, set by the caller."""
+    """PyTorch without compilation, in eval and inference mode. CPU threads are PyTorch's own, set by the caller.
 
-    layout = torch.contiguous_format
+    `prepared` lays the network out channels-last and folds batch normalisation into the convolutions before it.
+    """
 
-    def __init__(self, network: nn.Module, *, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, *, device: torch.device, prepared: bool = True) -> None:
         # Training may have left one of the networks channels-last; both are compared in the same layout.
-        own = copy.deepcopy(network).to(device=device, dtype=torch.float32)
-        self._network: Callable[[Tensor], Tensor] = own.to(memory_format=self.layout).eval().requires_grad_(False)
+        self.layout = torch.channels_last if prepared else torch.contiguous_format
+        own = copy.deepcopy(network).to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        own = folded(own) if prepared else own
+        self._network: Callable[[Tensor], Tensor] = own.to(memory_format=self.layout)
         self._device = device
         self._events = _cuda_events() if device.type == "cuda" else None
         self._batches: list[Tensor] = []
@@ -53,8 +60,25 @@ def _cuda_events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
     return event(enable_timing=True), event(enable_timing=True)
 
 
+def folded(network: nn.Module) -> nn.Module:
+    """`network` (in eval mode) with batch normalisation folded into the convolutions before it.
+
+    Networks that torch.fx cannot follow, as where they branch on what they are given, stay as they are.
+    """
+    try:
+        return fuse(network)
+    except Exception as unclear:  # tracing runs the network's own code on stand-ins, which raises nearly anything
+        _log.debug("%s is not folded: %s", type(network).__name__, unclear)
+        return network
+
+
+def reference(network: nn.Module, *, device: torch.device) -> EagerSession:
+    """The network exactly as it was trained: what the answers of every runtime are held against."""
+    return EagerSession(network, device=device, prepared=False)
+
+
 class Eager:
-    """The network as PyTorch runs it: the reference of every other runtime."""
+    """The network in PyTorch, channels-last and with batch normalisation folded: what one serves without a compiler."""
 
     name = "eager"
     form: Form = "network"

@@ -136,6 +136,7 @@ EXPECTED = {
     "InvalidWebhook": 422, "KeyReused": 422, "Outdated": 412, "Unavailable": 503, "MissingDependency": 501,
     "InvalidImport": 422, "HostileFile": 422, "UnfitTeacher": 422, "QuotaExceeded": 413, "TooLarge": 413,
     "EnvironmentsDiffer": 409, "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
+    "RuntimeCrashed": 500, "OutOfMemory": 500,
 }  # fmt: skip
 
 

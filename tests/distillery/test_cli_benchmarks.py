@@ -120,7 +120,7 @@ def test_a_result_is_written_in_every_form(run: Run, peer: Any, tmp_path: Path) 
     assert [Path(path).read_text() for path in paths] == ["text/html", "text/csv", "samples"]
     assert [each.path for each in peer.seen] == [
         f"/v1/benchmarks/{ID}/result", f"/v1/benchmarks/{ID}/result",
-        f"/v1/benchmarks/{ID}/artifacts/benchmark_samples.csv",
+        f"/v1/benchmarks/{ID}/artifacts/benchmark_samples.parquet",
     ]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_a_project_is_shown_as_a_table(run: Run, peer: Any) -> None:
     peer.script = [peer.says(pareto([Source("bmk_1", told, students)], wanted=Wanted("project=flowers")))]
     result = run("pareto", "project=flowers", "--against", "p95", "--against", "size", "-r", "eager")
     asked = peer.seen[0].path
-    assert "label=project%3Dflowers&against=p95&against=size&batch_size=1&runtime=eager" in asked
+    assert "label=project%3Dflowers&against=p95&against=size&batch_size=1&input=model&runtime=eager" in asked
     first, second = (line for line in result.stdout.splitlines() if "resnet8" in line)
     assert first.split()[0] == "a" and "2.000 ms *" in first and "1.0 kB *" in first and "90.00 %" in first
     assert second.split()[0] == "b" and "4.000 ms  " in second

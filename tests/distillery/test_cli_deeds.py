@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from distillery.cli import app
-from distillery.views import Adjustments
+from distillery.report import LatencyReport, ServerResult
+from distillery.spec import LatencySpec
+from distillery.views import Adjustments, Benchmark
 
 JOB_ID = "job_" + "0" * 26
 NEW_ID = "job_" + "1" * 26
@@ -51,6 +54,29 @@ def test_a_retry_prints_the_new_id_alone_on_stdout(run: Run, peer: Any) -> None:
     assert json.loads(peer.seen[0].body) == {"max_seconds": 90}
     assert json.loads(run("retry", JOB_ID, "--json").stdout)["retry_of"] == JOB_ID
     assert run("retry", JOB_ID, "--max-seconds", "0").exit_code == 2
+
+
+def test_latency_sends_the_scenarios_that_are_asked_for_and_shows_their_tables(run: Run, peer: Any) -> None:
+    server = ServerResult(
+        model="student", runtime="eager", device="cpu", threads=1, input="end_to_end", objective_seconds=0.02,
+        service_seconds=0.001, highest_rate=512.0, lowest_missed=530.0, rates=(), notes=("Mind this.",),
+    )  # fmt: skip
+    result = LatencyReport(
+        protocol="p", comparisons=(), servers=(server,), environment={}, weights_sha256={}, repeat_with="again"
+    )
+    done = Benchmark(
+        id="bmk_1", job_id=JOB_ID, status="succeeded", spec=LatencySpec(), created_at=datetime.now(UTC), result=result
+    )
+    peer.script = [peer.says(done, status=202)]
+    asked = ("--scenario", "server", "--scenario", "batch_sweep", "--input", "end_to_end", "--p99", "0.02")
+    told = run("latency", JOB_ID, *asked)
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(peer.seen[0].body) == {
+        "scenarios": ["server", "batch_sweep"], "inputs": ["end_to_end"], "p99_seconds": 0.02,
+    }  # fmt: skip
+    assert "512.0/s" in told.stdout
+    assert "speed-up" not in told.stdout
+    assert "Mind this." in told.stderr
 
 
 def sent_by_clone(run: Run, peer: Any, *arguments: str, **options: Any) -> Any:

@@ -95,6 +95,13 @@ FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
         )
         for preset, needed in (("dist", 2), ("sp", 2), ("rkd", 3), (["dist", "rkd"], 3))
     ),
+    (free() | {"export": ["onnx", "onnx-int8"]}, "/export/1", "READS_DATA", "Leave 'onnx-int8' out."),
+    (
+        free() | {"latency": {"runtimes": ["openvino-int8"]}},
+        "/latency/runtimes/0",
+        "READS_DATA",
+        "Leave 'openvino-int8' out.",
+    ),
     (
         SMALLEST | {"training": {"seed": 2**32 - 3}, "seeds": 4},
         "/training/seed",

@@ -89,6 +89,8 @@ def problems(changes: Any) -> list[FieldProblem]:
         ({"export": "onnx"}, "/export", "list"),
         ({"latency": {"rounds": 29}}, "/latency/rounds", "Use 30 or more."),
         ({"latency": {"runtimes": ["eagr"]}}, "/latency/runtimes/0", "Did you mean 'eager'?"),
+        ({"latency": {"scenarios": ["servr"]}}, "/latency/scenarios/0", "Did you mean 'server'?"),
+        ({"latency": {"inputs": ["end-to-end"]}}, "/latency/inputs/0", "Did you mean 'end_to_end'?"),
         ({"labels": {"a b": "x"}}, "/labels/a b", "form of the pattern"),
         ({"labels": {"a/b~c": 5}}, "/labels/a~1b~0c", ""),
         ({"labels": {f"k{i}": "v" for i in range(65)}}, "/labels", "Give at most 64 items."),

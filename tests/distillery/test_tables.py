@@ -17,7 +17,11 @@ from distillery.report import (
     Quality,
     Report,
     SeedRun,
+    ServedRate,
+    ServerResult,
     Spread,
+    Sweep,
+    SweepPoint,
 )
 from distillery.spec import parse
 from distillery.views import ObjectiveTerm, QueuePlace
@@ -115,6 +119,63 @@ def test_a_report_without_times_has_no_row_of_them() -> None:
     exits = (EarlyExit(role="exit1", stage="layer1", latency=None),)
     lines = shown(tables.report_table(report("student", "exit1", exits=exits)))
     assert not [line for line in lines if "latency" in line]
+
+
+def _scenarios() -> LatencyReport:
+    points = tuple(
+        SweepPoint(
+            batch_size=size, p50_seconds=0.001 * size,
+            images_per_second=Estimated(value=1000.4 * size, low=900, high=2500),
+        )
+        for size in (1, 2, 4)
+    )  # fmt: skip
+    place = {"runtime": "onnxruntime", "device": "cpu", "threads": 2}
+    sweep = Sweep(
+        model="student", **place, rounds=12, points=points, best_batch_size=2, stopped_by="time", stopped="Time was up."
+    )
+    p50, p95, p99 = (Percentile(seconds=value) for value in (0.002, 0.0005, 0.0312))
+    rate = ServedRate(requests_per_second=1234.56, n=500, utilisation=0.5, p50=p50, p95=p95, p99=p99, met=True)
+    server = ServerResult(
+        model="teacher", **place, input="end_to_end", objective_seconds=0.05, service_seconds=0.001,
+        highest_rate=1234.56, lowest_missed=1300, rates=(rate,), notes=("a note",),
+    )  # fmt: skip
+    nothing = {"points": (), "best_batch_size": None}
+    none = {"highest_rate": None, "lowest_missed": 7, "rates": ()}
+    return latency(0.02, 0.005).model_copy(
+        update={
+            "sweeps": (sweep, sweep.model_copy(update=nothing)), "servers": (server, server.model_copy(update=none)),
+        }
+    )  # fmt: skip
+
+
+def test_sweeps_and_servers_have_tables_of_their_own() -> None:
+    compared, swept, served = (shown(table) for table in tables.latency_tables(_scenarios()))
+    assert compared[0].startswith("student against teacher")
+    assert swept[0] == "batch sweep device model best batch images/s 95 % interval p50 up to why no larger"
+    assert swept[2] == "onnxruntime cpu, 2 threads student 2 2,001 900 to 2,500 2 ms 4 Time was up."
+    assert swept[3] == "onnxruntime cpu, 2 threads student - - - - - Time was up."
+    assert served[2] == ("onnxruntime from bytes cpu, 2 threads teacher 50 ms 1,234.6/s 1,300.0/s 2 ms 500 µs 31.2 ms")
+    assert served[3] == "onnxruntime from bytes cpu, 2 threads teacher 50 ms - 7.0/s - - -"
+    assert tables.speed_doubts(_scenarios())[0] == "onnxruntime from bytes, cpu, 2 threads, teacher: a note"
+
+
+def test_what_was_timed_from_bytes_is_told_apart() -> None:
+    alone = latency(0.02, 0.005)
+    (compared,) = alone.comparisons
+    whole = latency(0.03, 0.015).comparisons[0].model_copy(update={"input": "end_to_end"})
+    both = alone.model_copy(update={"comparisons": (compared, whole)})
+    first, second = shown(tables.speedup_table(both))[-2:]
+    assert first.startswith("eager, batch 8 cpu, 1 thread 20 ms 5 ms")
+    assert second.startswith("eager from bytes, batch 8 cpu, 1 thread 30 ms 15 ms")
+    assert shown(tables.report_table(report("teacher", "student", latency=both)))[-2:] == [
+        "p50 latency, eager, batch 8 20 ms 5 ms", "p50 latency, eager from bytes, batch 8 30 ms 15 ms",
+    ]  # fmt: skip
+
+
+def test_what_was_not_measured_has_no_table() -> None:
+    assert len(tables.latency_tables(latency(0.02, 0.005))) == 1
+    alone = _scenarios().model_copy(update={"comparisons": (), "servers": ()})
+    assert [shown(table)[0].split()[0] for table in tables.latency_tables(alone)] == ["batch"]
 
 
 KD = "objective 0.1 cross_entropy, 0.9 soft_targets"

@@ -9,10 +9,18 @@ import pytest
 import torch
 import yaml
 
-from distillery.report import LatencyReport
+from distillery.report import (
+    Estimated,
+    LatencyReport,
+    Percentile,
+    ServedRate,
+    ServerResult,
+    Sweep,
+    SweepPoint,
+)
 from distillery.spec import parse
 from engine.data.readers import load
-from engine.latency.__main__ import main
+from engine.latency.__main__ import main, table
 from engine.weights import save_safetensors
 from models import build
 
@@ -53,12 +61,50 @@ def test_the_command_measures_writes_both_files_and_prints_a_table(job: Path) ->
         "python -m engine.latency --job job.json --teacher teacher.safetensors --student student.safetensors "
         "--threads 1 --out latency"
     )
-    assert (job / "out" / "latency_samples.csv").read_text().startswith("runtime,device,batch,round,order,model,call,")
+    assert (job / "out" / "latency_samples.parquet").read_bytes().startswith(b"PAR1")
     page = (job / "out" / "latency.html").read_text()
-    assert "Every call stands in latency_samples.csv" in page
+    assert "Every call stands in latency_samples.parquet" in page
     assert 'class="line teacher" d="M' in page and 'class="line student" d="M' in page
     assert "eager        cpu        4 teacher" in done.stdout
     assert f"  {comparison.verdict}: {comparison.speedup.value:.2f} times" in done.stdout
+
+
+def test_the_table_tells_every_batch_size_and_every_rate() -> None:
+    sweep = Sweep(
+        model="student", runtime="eager", device="cpu", threads=1, rounds=12, best_batch_size=2, stopped_by="time",
+        points=tuple(
+            SweepPoint(
+                batch_size=size, p50_seconds=0.1, images_per_second=Estimated(value=10.0 * size, low=9.5, high=21)
+            )
+            for size in (1, 2)
+        ),
+        stopped="Time was up before a batch of 4.", notes=("Late.",),
+    )  # fmt: skip
+    told, untold = Percentile(seconds=0.0123), Percentile(seconds=None, reason="given up")
+    rates = tuple(
+        ServedRate(
+            requests_per_second=rate, n=400, cut_short=not met, utilisation=0.5, p50=p99, p95=p99, p99=p99, met=met
+        )
+        for rate, met, p99 in ((40.0, True, told), (80.0, False, untold))
+    )  # fmt: skip
+    server = ServerResult(
+        model="teacher", runtime="eager", device="cpu", threads=1, input="end_to_end", objective_seconds=0.05,
+        service_seconds=0.01, highest_rate=40.0, lowest_missed=80.0, rates=rates, notes=("Busy.",),
+    )  # fmt: skip
+    report = LatencyReport(
+        protocol="p", comparisons=(), sweeps=(sweep,), servers=(server,), environment={}, weights_sha256={},
+        repeat_with="-",
+    )  # fmt: skip
+    assert [" ".join(line.split()) for line in table(report)][1:] == [
+        "batch sweep, eager on cpu, model, student: best 2, Time was up before a batch of 4.",
+        "1 10.0 images/s (9.5 to 21.0)",
+        "2 20.0 images/s (9.5 to 21.0)",
+        "Late.",
+        "server, eager on cpu, end_to_end, teacher: up to 40.0 requests/s with p99 within 50.000 ms",
+        "40.0 requests/s 12.300 ms p50 12.300 ms p99 met",
+        "80.0 requests/s - ms p50 - ms p99 missed",
+        "Busy.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """The whole protocol on real networks: what it reports follows from its raw samples, and it refuses what is unsound."""
 
-import csv
 import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,8 +75,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contestant, Contesta
 @pytest.fixture(scope="module")
 def measured(
     pair: tuple[Contestant, Contestant], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[LatencyReport, list[dict[str, str]]]]:
-    path = tmp_path_factory.mktemp("latency") / "latency_samples.csv"
+) -> Iterator[tuple[LatencyReport, list[dict[str, Any]]]]:
+    path = tmp_path_factory.mktemp("latency") / "latency_samples.parquet"
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -89,12 +91,11 @@ def measured(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    with path.open(newline="") as file:
-        yield report, list(csv.DictReader(file))
+    yield report, parquet.read_table(path).to_pylist()
 
 
 def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
-    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+    measured: tuple[LatencyReport, list[dict[str, Any]]], pair: tuple[Contestant, Contestant]
 ) -> None:
     report, _ = measured
     assert [comparison.runtime for comparison in report.comparisons] == ["eager", "onnxruntime"]
@@ -111,7 +112,7 @@ def test_there_is_a_comparison_for_each_runtime_with_teacher_and_student(
 
 
 def test_the_figures_can_be_computed_again_from_the_raw_samples(
-    measured: tuple[LatencyReport, list[dict[str, str]]],
+    measured: tuple[LatencyReport, list[dict[str, Any]]],
 ) -> None:
     report, rows = measured
     assert tuple(rows[0]) == COLUMNS
@@ -119,7 +120,7 @@ def test_the_figures_can_be_computed_again_from_the_raw_samples(
         mine = [row for row in rows if row["runtime"] == comparison.runtime]
         last = sorted({int(row["round"]) for row in mine})[-comparison.rounds :]
 
-        def times(model: str, number: int, rows: list[dict[str, str]] = mine) -> list[float]:
+        def times(model: str, number: int, rows: list[dict[str, Any]] = mine) -> list[float]:
             return [float(row["seconds"]) for row in rows if row["model"] == model and int(row["round"]) == number]
 
         for of, against, told in (
@@ -138,7 +139,7 @@ def test_the_figures_can_be_computed_again_from_the_raw_samples(
 
 
 def test_the_rows_tell_size_quality_and_memory(
-    measured: tuple[LatencyReport, list[dict[str, str]]], pair: tuple[Contestant, Contestant]
+    measured: tuple[LatencyReport, list[dict[str, Any]]], pair: tuple[Contestant, Contestant]
 ) -> None:
     report, _ = measured
     for contestant, place in ((pair[0], 0), (pair[1], 1)):
@@ -227,7 +228,7 @@ def test_a_caller_may_abandon_the_measurement_and_the_threads_are_restored(
     def abandon() -> None:
         raise Abandoned
 
-    threads, path = torch.get_num_threads(), tmp_path / "samples.csv"
+    threads, path = torch.get_num_threads(), tmp_path / "samples.parquet"
     with pytest.raises(Abandoned):
         compare(
             pair[0],
@@ -286,3 +287,73 @@ def test_the_repeating_command_quotes_what_needs_it() -> None:
         "python -m engine.latency --job 'my job.json' --teacher t.safetensors --student s.safetensors "
         "--threads 2 --out latency"
     )
+
+
+def test_end_to_end_is_a_comparison_of_its_own_and_takes_longer(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    spec = LatencySpec(runtimes=("onnxruntime",), inputs=("model", "end_to_end"), seconds=4)
+    path = tmp_path / "samples.parquet"
+    report = compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="", samples_file=path)
+    alone, whole = report.comparisons
+    assert (alone.place, whole.place) == ("onnxruntime, batch 1, cpu", "onnxruntime, batch 1, cpu, from encoded bytes")
+    assert [row.input for row in whole.rows] == ["end_to_end", "end_to_end"]
+    assert [row.agreement for row in whole.rows] == [1, 1]
+    for one, other in zip(alone.rows, whole.rows, strict=True):
+        assert cast(float, other.p50.seconds) > cast(float, one.p50.seconds)
+    assert {row["input"] for row in parquet.read_table(path).to_pylist()} == {"model", "end_to_end"}
+
+
+def test_sweeps_and_servers_are_asked_for_without_a_comparison(pair: tuple[Contestant, Contestant]) -> None:
+    spec = LatencySpec(runtimes=("eager",), scenarios=("batch_sweep", "server"), seconds=2, p99_seconds=0.1)
+    report = compare(pair[0], student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert (report.comparisons, report.failures) == ((), ())
+    assert [(each.model, each.runtime) for each in report.sweeps] == [("teacher", "eager"), ("student", "eager")]
+    assert [each.model for each in report.servers] == ["teacher", "student"]
+    assert {each.objective_seconds for each in report.servers} == {0.1}
+
+
+class CrashesLate(nn.Module):
+    """Answers as it is checked, and ends the process without a word when it is asked for batches of five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(144, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[0] == 5:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return cast(Tensor, self.last(images.flatten(1)))
+
+
+def test_a_crash_costs_its_row_and_names_where(pair: tuple[Contestant, Contestant], tmp_path: Path) -> None:
+    teacher = _contestant(CrashesLate(), tmp_path / "teacher")
+    spec = LatencySpec(runtimes=("eager",), batch_sizes=(5, 2), seconds=2)
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert [each.batch_size for each in report.comparisons] == [2]
+    (failure,) = report.failures
+    assert failure.place == "eager, batch 5, cpu"
+    assert "SIGSEGV" in failure.detail
+
+
+class Greedy(nn.Module):
+    """Runs out of memory from batches of three on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(144, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if 3 <= images.shape[0] < 16:
+            raise MemoryError
+        return cast(Tensor, self.last(images.flatten(1)))
+
+
+def test_a_batch_that_does_not_fit_names_the_largest_that_did(
+    pair: tuple[Contestant, Contestant], tmp_path: Path
+) -> None:
+    teacher = _contestant(Greedy(), tmp_path / "teacher")
+    spec = LatencySpec(runtimes=("eager",), batch_sizes=(1, 2, 3), seconds=1)
+    report = compare(teacher, student=pair[1], dataset=DATASET, spec=spec, repeat_with="")
+    assert [each.batch_size for each in report.comparisons] == [1, 2]
+    assert "A batch of 3 does not fit into memory; the largest batch that did was 2." in report.failures[0].detail

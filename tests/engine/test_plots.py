@@ -19,6 +19,35 @@ def test_a_key_without_a_mark_is_a_line_alone() -> None:
     assert re.findall(r"<(\w+)", plots.key("tone1", marked=False)) == ["svg", "path"]
 
 
+def test_measured_points_are_joined_marked_and_have_their_intervals() -> None:
+    series = [
+        plots.Series("teacher", ((1, 10.0, 9.0, 11.0), (2, 19.0, None, None), (512, 90.0, 80.0, 99.0))),
+        plots.Series("student", ((4, 50.0, 45.0, 55.0),)),
+    ]
+
+    def text(value: float) -> str:
+        return f"{value:g}"
+
+    drawn = plots.measured(
+        series, title="a < b", x_label="x", y_label="y", x_text=text, y_text=text, reference=200.0
+    )  # fmt: skip
+    (path,) = re.findall(r'<path class="line teacher" d="([^"]*)"', drawn)
+    across = [float(place.split()[0]) for place in path.removeprefix("M").split("L")]
+    assert across[1] - across[0] == pytest.approx((across[2] - across[0]) / 9, abs=0.1)  # 2 of 512 = 2**9
+    assert drawn.count('class="interval teacher"') == 2
+    assert drawn.count('class="mark teacher"') == 3
+    assert drawn.count('class="mark student"') == 1
+    assert 'class="line student"' not in drawn  # a point alone is no line
+    (reference,) = re.findall(r'class="reference"[^>]* y1="([\d.]+)"', drawn)
+    assert 0 < float(reference) < min(float(place.split()[1]) for place in path.removeprefix("M").split("L"))
+    assert "a &lt; b" in drawn
+    own = plots.measured(
+        series, title="t", x_label="x", y_label="y", x_text=text, y_text=text, x_ticks=(1, 2, 4, 512)
+    )  # fmt: skip
+    assert re.findall(r'class="tick" text-anchor="middle"[^>]*>(\d+)<', own) == ["1", "2", "4", "512"]
+    assert plots.measured([], title="t", x_label="x", y_label="y", x_text=text, y_text=text) == ""
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.93, 0.99, [0.94, 0.96, 0.98]), (0, 480, [0, 100, 200, 300, 400])],

@@ -189,6 +189,13 @@ def test_the_summary_ends_with_the_speed_that_was_measured(verdict: Verdict, wor
     assert (len(report.warnings) > 1) == warned
 
 
+def test_where_no_speedup_was_asked_for_the_summary_does_not_miss_it() -> None:
+    served_only = _latency("faster").model_copy(update={"comparisons": ()})
+    report = _report(560, 520, latency=served_only)
+    assert "speed" not in report.summary
+    assert report.speedup is None
+
+
 def test_the_speedup_is_that_of_the_first_comparison_that_is_not_invalid() -> None:
     report = _report(560, 520, latency=_latency("invalid", "faster", "faster"))
     assert report.speedup is not None

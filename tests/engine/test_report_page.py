@@ -11,6 +11,7 @@ from distillery.report import (
     Disagreement,
     EarlyExit,
     Estimated,
+    Input,
     LatencyComparison,
     LatencyReport,
     LatencyRow,
@@ -18,6 +19,11 @@ from distillery.report import (
     Quality,
     Report,
     SeedRun,
+    ServedRate,
+    ServerResult,
+    Stages,
+    Sweep,
+    SweepPoint,
     Verdict,
 )
 from engine import figures, plots
@@ -90,6 +96,54 @@ def _latency(*devices: str, verdict: Verdict = "faster") -> LatencyReport:
                 notes=("one note.", "two notes."),
             )
             for device in devices
+        ),
+    )  # fmt: skip
+
+
+def _scenarios(*inputs: Input) -> LatencyReport:
+    """Sweeps and servers of both networks; the student's server was given up at one rate."""
+
+    def sweep(model: str, given: Input, rate: float) -> Sweep:
+        points = tuple(
+            SweepPoint(
+                batch_size=size, p50_seconds=0.0012345 * size,
+                images_per_second=Estimated(value=rate * size**0.5, low=0.9 * rate, high=3 * rate),
+            )
+            for size in (1, 2, 4)
+        )  # fmt: skip
+        return Sweep(
+            model=model, runtime="eager", device="cpu", threads=1, input=given, rounds=12, points=points,
+            best_batch_size=2, stopped_by="memory", stopped="A batch of 8 does <not> fit.", notes=("a sweeping note",),
+        )  # fmt: skip
+
+    def rate(each: float, *, p99: float | None) -> ServedRate:
+        told = Percentile(seconds=p99, low=p99 and 0.9 * p99, high=p99 and 1.2 * p99, reason="" if p99 else "given up")
+        return ServedRate(
+            requests_per_second=each, n=4321, cut_short=p99 is None, utilisation=0.5, p50=told, p95=told, p99=told,
+            met=p99 is not None and p99 <= 0.02,
+        )  # fmt: skip
+
+    stages = Stages(decode_seconds=1e-4, prepare_seconds=2e-5, compute_seconds=5e-3)
+
+    def server(model: str, given: Input, *rates: ServedRate) -> ServerResult:
+        met = [each.requests_per_second for each in rates if each.met]
+        return ServerResult(
+            model=model, runtime="eager", device="cpu", threads=1, input=given, objective_seconds=0.02,
+            service_seconds=0.005, highest_rate=max(met, default=None), lowest_missed=1234.5, rates=rates,
+            stages=None if given == "model" else stages,
+            notes=("a serving note",),
+        )  # fmt: skip
+
+    return LatencyReport(
+        protocol="p", environment={}, weights_sha256={}, repeat_with="-", comparisons=(),
+        sweeps=tuple(sweep(model, given, 100.0) for given in inputs for model in ("teacher", "student")),
+        servers=tuple(
+            each
+            for given in inputs
+            for each in (
+                server("teacher", given, rate(30, p99=0.03)),
+                server("student", given, rate(400, p99=0.01), rate(600, p99=0.0123456), rate(1234.5, p99=None)),
+            )
         ),
     )  # fmt: skip
 
@@ -182,6 +236,65 @@ def test_latency_is_told_with_units_reasons_and_notes() -> None:
     assert "repeat &lt;this&gt;" in page
     assert "eager · 8<" in page
     assert "eager · 8 · cuda<" in render(_report().model_copy(update={"latency": _latency("cpu", "cuda")}))
+
+
+def test_sweeps_and_servers_have_a_panel_for_each_input_and_none_without_them() -> None:
+    assert "Throughput and load" not in render(_report().model_copy(update={"latency": _latency("cpu")}))
+    page = render(_report().model_copy(update={"latency": _scenarios("model", "end_to_end")}))
+    assert "eager on cpu, network alone" in page
+    assert "eager on cpu, from encoded bytes" in page
+    assert page.count('aria-label="Throughput by batch size"') == 2
+    assert page.count('aria-label="Latency by rate of requests"') == 2
+    assert "A batch of 8 does &lt;not&gt; fit." in page
+    assert page.count(">best</span>") == 4
+    assert "Highest rate 600.0 requests/s; 1,234.5 missed." in page
+    assert "No rate tried keeps to the objective." in page
+    assert ">given up</span>" in page
+    assert 'title="given up"' in page
+    assert "dashed, the objective of 20.0 ms" in page
+    assert "One image takes 100 µs to decode, 20.0 µs to prepare, 5.00 ms to compute." in page
+    assert page.count("One image takes") == 2
+    assert "<li>teacher and student: a serving note</li>" in page
+    (sweep_plot, *_), (server_plot, *_) = (
+        re.findall(rf'<svg [^>]*aria-label="{title}">.*?</svg>', page, flags=re.DOTALL)
+        for title in ("Throughput by batch size", "Latency by rate of requests")
+    )
+    for plot, marks in ((sweep_plot, 6), (server_plot, 3)):  # the rate that was given up has no p99 to show
+        assert ElementTree.fromstring(plot) is not None  # noqa: S314  # our own text
+        assert plot.count('class="mark ') == plot.count('class="interval ') == marks
+        assert not re.search(r"nan|inf|None", plot.replace("interval", ""))
+    assert sweep_plot.count("reference") == 0
+    assert server_plot.count('class="reference"') == 1
+
+
+def test_a_sweep_without_points_and_a_server_without_rates_are_told_in_words() -> None:
+    told = _scenarios("model")
+    sweep = told.sweeps[0].model_copy(update={"points": (), "best_batch_size": None})
+    server = told.servers[0].model_copy(update={"rates": (), "lowest_missed": None})
+    page = render(
+        _report().model_copy(update={"latency": told.model_copy(update={"sweeps": (sweep,), "servers": (server,)})})
+    )
+    assert "A batch of 8 does &lt;not&gt; fit." in page
+    assert "No rate tried keeps to the objective." in page
+    assert "Throughput by batch size" not in page
+
+
+def test_a_comparison_from_bytes_is_told_apart() -> None:
+    told = _latency("cpu")
+    (alone,) = told.comparisons
+    whole = alone.model_copy(update={"input": "end_to_end"})
+    page = render(_report().model_copy(update={"latency": told.model_copy(update={"comparisons": (alone, whole)})}))
+    assert "eager · 8<" in page
+    assert "eager · 8 · bytes<" in page
+    assert "<th>eager from bytes</th>" in page
+    assert "<b>eager, batch 8, cpu, from encoded bytes:</b> one note." in page
+
+
+def test_without_a_comparison_there_is_nothing_of_a_speedup_but_how_to_repeat() -> None:
+    page = render(_report().model_copy(update={"latency": _scenarios("model")}))
+    assert "Speed-up, by runtime and batch size" not in page
+    assert "Calls, in milliseconds" not in page
+    assert "To measure again" in page
 
 
 def _curve(key: str, *values: float | None) -> Curve:

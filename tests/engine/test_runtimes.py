@@ -17,6 +17,7 @@ from engine import runtimes
 from engine.export import export_onnx
 from engine.quantise import quantise
 from engine.runtimes import Forms
+from engine.runtimes.eager import folded
 from engine.runtimes.onnx_runtime import OnnxSession
 from engine.runtimes.openvino import OpenVino, OpenVinoBfloat16, OpenVinoInt8
 
@@ -71,7 +72,28 @@ def test_a_runtime_gives_the_answers_of_the_network_in_eval_mode(runtime: runtim
     assert answered.dtype == np.float32
     np.testing.assert_allclose(answered, expected, atol=tolerance)
     assert (answered.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
-    assert np.array_equal(answered, expected) == (runtime.name == "eager")
+
+
+def test_the_reference_gives_the_very_answers_of_the_network() -> None:
+    network = _network()
+    images = torch.from_numpy(IMAGES)
+    assert np.array_equal(runtimes.reference(network, device=CPU).logits(images), _answers(network, images))
+
+
+def test_eager_folds_batch_normalisation_and_leaves_alone_what_cannot_be_followed() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.norm(images).mean(dim=(2, 3)) if images.sum() > 0 else images.mean(dim=(2, 3))
+
+    norms = [each for each in folded(_network().eval()).modules() if isinstance(each, nn.BatchNorm2d)]
+    assert norms == []
+    images = torch.from_numpy(IMAGES)
+    answered = runtimes.find("eager").load(Forms(Branches()), device=CPU, threads=1).logits(images)
+    np.testing.assert_allclose(answered, _answers(Branches(), images), atol=1e-6)
 
 
 @pytest.mark.parametrize("runtime", UNCOMPILED, ids=lambda runtime: runtime.name)

@@ -51,7 +51,13 @@ def test_students_of_a_project_are_timed_and_held_against_each_other(embedded_se
             next(m.accuracy for m in client.models() if m.id == client.job(small.id).student_model_id), abs=0.02
         )
         files = {each.name for each in client.benchmarks.artifacts(done.id)}
-        assert files >= {"benchmark.html", "benchmark.json", "benchmark_samples.csv", "reproduce.yaml", "trainer.log"}
+        assert files >= {
+            "benchmark.html",
+            "benchmark.json",
+            "benchmark_samples.parquet",
+            "reproduce.yaml",
+            "trainer.log",
+        }
         page = client.benchmarks.result(done.id, media_type="text/html").decode()
         assert page.count('aria-label="Distribution of the calls"') == 2
         assert client.benchmarks.result(done.id, media_type="text/csv").decode().count("\n") == 9

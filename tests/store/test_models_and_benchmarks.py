@@ -132,7 +132,7 @@ def test_a_measurement_is_work_like_any_other(shop: Any) -> None:
     claim = shop.claim(asked.id)
     assert (claim.kind, claim.subject_id, claim.spec) == ("latency", subject.id, subject.spec)
     assert claim.latency is not None and claim.latency.batch_sizes == (1, 8)
-    shop.deliver(claim, "latency_samples.csv")
+    shop.deliver(claim, "latency_samples.parquet")
     result = LatencyReport(
         protocol="1", comparisons=(), environment={"cpu": "x"}, weights_sha256={"teacher": SHA}, repeat_with="-"
     )
@@ -140,7 +140,7 @@ def test_a_measurement_is_work_like_any_other(shop: Any) -> None:
     seen = shop.see(benchmarks.latest, subject.id)
     assert (seen.id, seen.status, seen.result) == (asked.id, "succeeded", result)
     assert seen.finished_at is not None
-    assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["latency_samples.csv"]
+    assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["latency_samples.parquet"]
 
 
 def test_a_student_that_taught_itself_is_not_measured(shop: Any) -> None:

@@ -123,7 +123,7 @@ def test_a_benchmark_is_measured_and_told_with_every_file(
     assert "'other' was trained on images of another normalisation" in report.notes[0]
     delivered = [each for each in told if isinstance(each, Delivered)]
     assert {each.name for each in delivered} == {
-        "benchmark.json", "benchmark.csv", "benchmark.html", "benchmark_samples.csv", "reproduce.yaml",
+        "benchmark.json", "benchmark.csv", "benchmark.html", "benchmark_samples.parquet", "reproduce.yaml",
     }  # fmt: skip
     assert all(Path(each.path).stat().st_size == each.size_bytes for each in delivered)
     steps = [each.progress.step for each in told if isinstance(each, Progressed)]

@@ -74,7 +74,7 @@ def _answer(service: Service, subject: str) -> Benchmark:
 def test_a_measurement_ends_with_its_report_and_its_files(embedded: Service, subject: str, tmp_path: Path) -> None:
     benchmark_id = _ask(embedded, subject)
     ending = f"(given.out / 'latency.json').write_text({_report().model_dump_json()!r})\n"
-    ending += "(given.out / 'latency_samples.csv').write_text('round,order\\n')\n"
+    ending += "(given.out / 'latency_samples.parquet').write_text('round,order\\n')\n"
     assert embedded.run_one(programs=_program(tmp_path, ending=ending))
     answer = _answer(embedded, subject)
     assert (answer.id, answer.status, answer.result) == (benchmark_id, "succeeded", _report())
@@ -83,7 +83,7 @@ def test_a_measurement_ends_with_its_report_and_its_files(embedded: Service, sub
     assert f"a teacher against {embedded.content(subject, 'student.safetensors').decode()}" in log
     with embedded.database.read() as session:
         names = [each.name for each in files.artifacts(session, benchmark_id)]
-    assert names == ["latency.json", "latency_samples.csv", "trainer.log"]
+    assert names == ["latency.json", "latency_samples.parquet", "trainer.log"]
 
 
 def test_a_measurement_that_says_why_it_cannot_be_made_has_failed(
