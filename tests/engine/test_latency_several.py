@@ -135,7 +135,9 @@ def test_one_model_alone_is_held_against_itself(models: list[Named]) -> None:
 
 def test_where_nothing_can_be_measured_the_first_reason_is_told(models: list[Named]) -> None:
     broken = [models[0], models[3]]
-    with pytest.raises(InvalidRequest, match=r"Nothing could be measured\. RuntimeError: No memory for 'broken'") as refused:
+    with pytest.raises(
+        InvalidRequest, match=r"Nothing could be measured\. RuntimeError: No memory for 'broken'"
+    ) as refused:
         compare_several(broken, reference="small", dataset=DATASET, spec=SPEC, repeat_with="-")
     assert refused.value.pointer == "/measure"
 
