@@ -62,6 +62,10 @@ class Box:
             self.sessions[device.type] = opened(self.content, cuda=device.type == "cuda")
         return self.sessions[device.type]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens sessions of its own."""
+        return {**vars(self), "sessions": {}}
+
 
 class OnnxNetwork(nn.Module):
     """Images float32 [B, C, H, W], as the job's networks read them, to logits [B, K]. Nothing in it has a gradient.

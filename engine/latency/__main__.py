@@ -1,7 +1,7 @@
 """python -m engine.latency --job resolved.json --teacher teacher.safetensors --student student.safetensors --out DIR
 
-Repeats the latency measurement of a job. Writes DIR/latency.json and DIR/latency_samples.parquet (.csv where pyarrow is
-not installed) and prints a table.
+Repeats the latency measurement of a job. Writes DIR/latency.json, DIR/latency_samples.parquet (.csv where pyarrow is
+not installed) and, where Jinja2 is installed, DIR/latency.html, and prints a table.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from distillery.report import LatencyReport, LatencyRow, Percentile, ServerResul
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
-from engine import black_box
+from engine import benchmark_page, black_box
 from engine.black_box import OnnxNetwork
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
@@ -68,7 +68,22 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
         report = _compared(arguments, job, dataset)
     with written_whole(arguments.out / "latency.json") as writer:
         writer.write(report.model_dump_json(indent=2).encode() + b"\n")
+    _draw(report, name=job.name, out=arguments.out)
     return report
+
+
+def _draw(report: LatencyReport, *, name: str, out: Path) -> None:
+    try:
+        page = benchmark_page.render(report, name=name, samples=out / _samples_name())
+    except MissingDependency as absent:  # the figures stand without a page
+        sys.stderr.write(f"latency.html is left out: {absent}\n")
+        return
+    with written_whole(out / "latency.html") as writer:
+        writer.write(page.encode())
+
+
+def _samples_name() -> str:
+    return f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}"
 
 
 @contextmanager
@@ -99,7 +114,7 @@ def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> 
             student=arguments.student.name,
             threads=arguments.threads,
         ),
-        samples_file=arguments.out / f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}",
+        samples_file=arguments.out / _samples_name(),
     )
 
 
