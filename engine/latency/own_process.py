@@ -16,13 +16,15 @@ Made = TypeVar("Made")
 Tick = Callable[[], None]
 
 TICK_SECONDS = 0.2
+START_SECONDS = 300.0
+"""For the process to come up and import what it needs."""
 SILENCE_SECONDS = 900.0
 """Without a sign of life the process has hung; a single call of a large network may take minutes."""
 _SETTLE_SECONDS = 5.0
 
 
 def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_seconds: float = SILENCE_SECONDS) -> Made:
-    """What `work` gives. It runs in a fresh process, which has torch and none of this one's threads, and calls its
+    """What `work` gives. It runs in a fresh process, which shares nothing with this one, and calls its
     argument every now and then; `on_tick` is called here meanwhile, and what that raises ends the process.
 
     Raises:
@@ -30,8 +32,8 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
         OutOfMemory: `work` ran out of memory, or the system killed the process.
         RuntimeCrashed: the process died, hung, or raised anything else.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine.latency.cell"])
+    # A fork server would start faster, but it listens at a path, which is too long where temporary folders lie deep.
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     # Pickled here: multiprocessing would hand each tensor over as a file descriptor, and large networks have too many.
     child = context.Process(target=_child, args=(pickle.dumps(work), theirs), daemon=True)
@@ -54,18 +56,18 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
 
 def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tuple[Any, Exception | None] | None:
     """What the process sent last, or None where it died first."""
-    heard = time.monotonic()
+    heard, patience = time.monotonic(), START_SECONDS
     while True:
         on_tick()
         if not pipe.poll(TICK_SECONDS):
-            if time.monotonic() - heard > silence_seconds:
-                raise RuntimeCrashed(f"Nothing was heard of the runtime for {silence_seconds:.0f} s: it hung.")
+            if time.monotonic() - heard > patience:
+                raise RuntimeCrashed(f"Nothing was heard of the runtime for {patience:.0f} s: it hung.")
             continue
         try:
             told = pipe.recv()
         except EOFError:
             return None
-        heard = time.monotonic()
+        heard, patience = time.monotonic(), silence_seconds
         if told is not None:
             return told  # type: ignore[no-any-return]
 
@@ -73,6 +75,7 @@ def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tupl
 def _child(pickled: bytes, pipe: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work = pickle.loads(pickled)  # noqa: S301 - made a moment ago by the process that started this one
+    pipe.send(None)
     told = time.monotonic()
 
     def tick() -> None:
