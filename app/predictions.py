@@ -37,7 +37,7 @@ class Predictions:
         # No proxy of the environment stands between the parts of a service.
         self._http = httpx.AsyncClient(
             trust_env=False,
-            timeout=httpx.Timeout(bounds.prediction_seconds, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(bounds.prediction_seconds + CONNECT_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=bounds.predictions, max_keepalive_connections=16),
         )
 
