@@ -21,6 +21,7 @@ from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
 from app.predictions import Predictions
 from app.routes import (
+    benchmarks,
     catalogues,
     datasets,
     deeds,
@@ -40,7 +41,8 @@ from app.turns import Turns
 from store.config import StoreConfig
 
 _ROUTES = (
-    jobs, deeds, events, metrics, files, latency, uploads, datasets, models, predict, webhooks, catalogues, health,
+    jobs, deeds, events, metrics, files, latency, benchmarks, uploads, datasets, models, predict, webhooks, catalogues,
+    health,
     openapi,
 )  # fmt: skip
 ROUTERS: tuple[APIRouter, ...] = tuple(module.router for module in _ROUTES)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from distillery.changes import JobChanges, RetryOptions
 from distillery.errors import InvalidRequest, InvalidSpec, NotFound
-from distillery.spec import JobSpec, LatencySpec
+from distillery.spec import BenchmarkSpec, JobSpec, LatencySpec
 from distillery.spec.frozen import nearest
 from distillery.spec.imports import DatasetImport, ModelImport, UploadSpec
 from distillery.spec.problems import field_problems
@@ -37,6 +37,7 @@ SentRetry = Annotated[RetryOptions, WrapValidator(_told), Body(description="What
 SentUpload = Annotated[UploadSpec, WrapValidator(_told), Body(description="The file that is about to be sent.")]
 SentDataset = Annotated[DatasetImport, WrapValidator(_told), Body(description="What to make a data set of.")]
 SentModel = Annotated[ModelImport, WrapValidator(_told), Body(description="What to take in as a model.")]
+SentBenchmark = Annotated[BenchmarkSpec, WrapValidator(_told), Body(description="What to time, and how.")]
 SentLatencySpec = Annotated[LatencySpec, WrapValidator(_told), Body(description="What to measure.")]
 
 
@@ -87,6 +88,27 @@ PageSize = Annotated[int, Query(ge=1, le=200, description="Most entries on the p
 PageToken = Annotated[
     str | None, Query(max_length=1024, description="`next_page_token` of the page before, with the same filters.")
 ]
+
+
+MOST_COMPARED = 16
+
+
+def each_benchmark(ids: str) -> tuple[str, ...]:
+    """The benchmarks of a list with commas between.
+
+    Raises:
+        InvalidRequest: they are fewer than two, too many, or one stands there twice.
+        NotFound: one is no id of a benchmark.
+    """
+    named = tuple(each.strip() for each in ids.split(","))
+    if len(set(named)) < len(named) or not 2 <= len(named) <= MOST_COMPARED:
+        detail = f"{len(named)} benchmarks are named, {len(set(named))} of them different."
+        hint = f"Name 2 to {MOST_COMPARED} different ones, with commas between."
+        raise InvalidRequest(detail, hint=hint, pointer="/ids")
+    for each in named:
+        if not re.fullmatch(rf"bmk_{_ID}", each):
+            raise NotFound(f"There is no benchmark '{each[:100]}'.", hint="GET /v1/benchmarks lists them.")
+    return named
 
 
 async def known_query_only(request: Request) -> None:

@@ -10,6 +10,7 @@ import httpx
 from httpx_sse import EventSource
 
 from distillery import brought_calls, calls, predict_calls
+from distillery.benchmark_client import AsyncBenchmarks
 from distillery.brought_client import AsyncDatasets, Bringing
 from distillery.brought_flows import OnSent
 from distillery.calls import Call, JobFilters
@@ -58,6 +59,8 @@ class AsyncClient:
         self._bringing = Bringing(self._service)
         self.datasets = AsyncDatasets(self._run, self._bringing)
         """The data sets that the service keeps."""
+        self.benchmarks = AsyncBenchmarks(self._run, self._service)
+        """Any models timed against each other."""
 
     async def __aenter__(self) -> Self:
         return self

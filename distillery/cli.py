@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from distillery import cli_datasets, cli_deeds, cli_models, cli_predict, cli_webhooks, console
+from distillery import cli_benchmarks, cli_datasets, cli_deeds, cli_models, cli_predict, cli_webhooks, console
 from distillery.cli_options import SERVER as _SERVER
 from distillery.cli_options import AsJson, JobId, Server
 from distillery.cli_options import client as _client
@@ -50,6 +50,7 @@ app = typer.Typer(
 app.add_typer(cli_datasets.app, name="datasets")
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_webhooks.app, name="webhooks")
+app.add_typer(cli_benchmarks.app, name="benchmark")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from httpx_sse import EventSource
 
 from distillery import brought_calls, calls, predict_calls
 from distillery.async_client import AsyncClient
+from distillery.benchmark_client import Benchmarks
 from distillery.brought_client import Bringing, Datasets
 from distillery.brought_flows import OnSent
 from distillery.calls import Call, JobFilters
@@ -70,6 +71,8 @@ class Client:
         self._bringing = Bringing(self._service)
         self.datasets = Datasets(self._run, self._bringing)
         """The data sets that the service keeps."""
+        self.benchmarks = Benchmarks(self._run, self._service)
+        """Any models timed against each other."""
 
     def __enter__(self) -> Self:
         return self

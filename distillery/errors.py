@@ -19,6 +19,7 @@ DistilleryError
 │   └── UnsatisfiableRange      a byte range outside the file
 ├── NotFound                    no such job, artifact, checkpoint or model
 ├── WrongState                  the thing exists but cannot do that now
+│   └── EnvironmentsDiffer      measurements of different machines or versions, which compare nothing
 ├── Outdated                    the thing was changed since the sender looked at it
 ├── Fenced                      another attempt owns the job: this one may write nothing more
 ├── TrainingDiverged            the loss or the weights stopped being finite
@@ -204,6 +205,13 @@ class WrongState(DistilleryError):
 
     code = "WRONG_STATE"
     title = "Not possible in this state"
+
+
+class EnvironmentsDiffer(WrongState):
+    """Measurements that were made in different environments: what differs between their figures may be the machine."""
+
+    code = "ENVIRONMENTS_DIFFER"
+    title = "The measurements come from different environments"
 
 
 class Outdated(DistilleryError):

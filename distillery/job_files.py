@@ -58,7 +58,7 @@ def read(source: str, *, settings: Sequence[str] = ()) -> dict[str, Any]:
         InvalidRequest: the file cannot be read, or a setting does not fit the spec.
         InvalidSpec: a setting names a field that no spec has.
     """
-    return apply(_document(source, what="a job spec", hint="Write fields such as 'dataset:' and 'teacher:'."), settings)
+    return apply(document(source, what="a job spec", hint="Write fields such as 'dataset:' and 'teacher:'."), settings)
 
 
 def changes(before: dict[str, Any], *, source: str | None, settings: Sequence[str]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def changes(before: dict[str, Any], *, source: str | None, settings: Sequence[st
         InvalidSpec: a setting names a field that no spec has.
     """
     hint = "Write the fields to change, as 'training: {epochs: 20}'."
-    patch = {} if source is None else _document(source, what="changes", hint=hint)
+    patch = {} if source is None else document(source, what="changes", hint=hint)
     after, given = _merged(before, patch), [_parsed(setting) for setting in settings]
     for path, value in given:
         if value is None and not _holds(after, path):
@@ -113,7 +113,12 @@ def _merged(before: Any, patch: Any) -> Any:
     return copy.deepcopy(kept) | {name: _merged(kept.get(name), value) for name, value in patch.items()}
 
 
-def _document(source: str, *, what: str, hint: str) -> dict[str, Any]:
+def document(source: str, *, what: str, hint: str) -> dict[str, Any]:
+    """The fields in a file of YAML or JSON, or on standard input for `-`.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds something else than `what`.
+    """
     text = _text(source)
     name = "standard input" if source == STDIN else source
     try:

@@ -55,7 +55,7 @@ class LatencyRow(Record):
     """One model in one runtime, batch size and device. Times in seconds for one call."""
 
     model: str
-    """`teacher` or `student`."""
+    """`teacher` or `student`; in a benchmark of any models, the name of one."""
     runtime: str
     device: str
     batch_size: int
@@ -129,7 +129,7 @@ class LatencyComparison(Placed):
     noise: tuple[Noise, ...] = ()
     notes: tuple[str, ...] = ()
     rows: tuple[LatencyRow, LatencyRow]
-    """Teacher, then student."""
+    """Teacher, then student; in a benchmark of any models, the reference, then another one."""
 
 
 class LatencyFailure(Placed):
@@ -138,6 +138,8 @@ class LatencyFailure(Placed):
     scenario: Literal["single_stream", "batch_sweep", "server"] = "single_stream"
     detail: str
     hint: str = ""
+    model: str = ""
+    """In a benchmark of several models, the one that was held against the reference."""
 
 
 class SweepPoint(Record):

@@ -26,7 +26,7 @@ from distillery.views import (
     Validation,
 )
 
-_STYLES = {
+STYLES = {
     "queued": "cyan", "running": "blue", "pausing": "yellow", "paused": "magenta", "cancelling": "yellow",
     "succeeded": "green", "failed": "red", "crashed": "red", "cancelled": "yellow",
     "faster": "green", "slower": "red", "invalid": "red",
@@ -372,7 +372,7 @@ def _interval(estimated: Estimated) -> str:
 
 
 def _styled(word: str) -> Text:
-    return Text(word, style=_STYLES.get(word, ""))
+    return Text(word, style=STYLES.get(word, ""))
 
 
 def _progress(progress: Progress | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillery.report import Estimated, LatencyReport
-from distillery.spec import JobSpec, LatencySpec
+from distillery.spec import BenchmarkSpec, JobSpec, LatencySpec
 from distillery.spec.imports import DatasetImport, ModelImport
 from distillery.spec.preprocessing import Preprocessing
 
@@ -253,15 +253,55 @@ class Artifact(View):
     url: str
 
 
+class BenchmarkedModel(View):
+    """A network of a benchmark, as it was known when the benchmark was asked for."""
+
+    name: str
+    """How the result calls it."""
+    role: Literal["student", "teacher", "baseline", "uploaded"]
+    job_id: str | None
+    """The job that made it; None where it was brought along."""
+    model_id: str | None
+    """Of a kept model."""
+    architecture: str
+    accuracy: float | None
+    """Top-1 on the whole test split, where that was measured."""
+
+
 class Benchmark(View):
-    """A latency comparison, run by a worker."""
+    """A latency comparison, run by a worker: of the student and teacher of one job, or of any models."""
 
     id: str
-    job_id: str
+    job_id: str | None
+    """The job whose student is held against its teacher; None of a benchmark of any models."""
+    name: str = ""
     status: Status
+    labels: dict[str, str] = {}
     spec: LatencySpec
+    """What to measure."""
+    asked: BenchmarkSpec | None = None
+    """A benchmark of any models as it was sent."""
+    models: tuple[BenchmarkedModel, ...] = ()
+    """Of a benchmark of any models: they, in its order."""
+    progress: Progress | None = None
     result: LatencyReport | None = None
     error: JobError | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class BenchmarkSummary(View):
+    """A benchmark as it stands in a list."""
+
+    id: str
+    job_id: str | None
+    name: str
+    status: Status
+    labels: dict[str, str] = {}
+    models: tuple[str, ...]
+    """Their names."""
+    fingerprint: str = ""
+    """Of the environment, once it has succeeded: figures of equal fingerprints may be held against each other."""
     created_at: datetime
     finished_at: datetime | None = None
 

@@ -26,6 +26,10 @@ _CORNERS = {
     "tone3": ((0, -5.5), (5.5, -1.5), (3.5, 4.5), (-3.5, 4.5), (-5.5, -1.5)),
     "tone4": ((-2, -5.5), (2, -5.5), (2, 5.5), (-2, 5.5)),
     "tone5": ((-5.5, -2), (5.5, -2), (5.5, 2), (-5.5, 2)),
+    "faster": ((0, -5.5), (5.5, 4.5), (-5.5, 4.5)),
+    "slower": ((0, 5.5), (5.5, -4.5), (-5.5, -4.5)),
+    "inconclusive": ((0, -6), (6, 0), (0, 6), (-6, 0)),
+    "invalid": ((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
 }
 """The marks that are no circles, in pixels around their middle."""
 
@@ -112,17 +116,22 @@ def lines(
     y_label: str,
     y_text: Callable[[float], str],
     bounds: tuple[float, float] | None = None,
+    x_text: Callable[[float], str] = lambda tick: f"{tick:,.0f}",
+    logarithmic: bool = False,
 ) -> str:
-    """Curves over steps; empty where no curve has a finite value. `key` makes the legend."""
+    """Curves over steps, from 0, or over what is `logarithmic`; empty where no curve has a finite value. `key` makes
+    the legend."""
     told = [(x, y) for line in series for x, y in line.points if y is not None and math.isfinite(y)]
     if not told:
         return ""
     height, left, right = 280.0, 62.0, 16.0
-    x = Scale(0, max(each for each, _ in told) or 1, start=left, end=WIDTH - right)
+    first, last = (min(each for each, _ in told) / 1.02, 1.02) if logarithmic else (0, 1)
+    reach = max(each for each, _ in told) * last or 1
+    x = Scale(first, reach, start=left, end=WIDTH - right, logarithmic=logarithmic)
     low, high = _padded(min(y for _, y in told), max(y for _, y in told), bounds=bounds)
     y = Scale(low, high, start=height - _AXIS, end=_TOP)
     parts = [_y_axis(y, left=left, right=right, text=y_text, label=y_label)]
-    parts.append(_x_ticks(x, top=None, bottom=height - _AXIS, text=lambda tick: f"{tick:,.0f}", label=x_label))
+    parts.append(_x_ticks(x, top=None, bottom=height - _AXIS, text=x_text, label=x_label))
     for line in series:
         parts += [f'<path class="line {line.kind}" d="{path}"/>' for path in _paths(line, x, y)]
         lonely = [point for point in line.points if point[1] is not None] if len(line.points) == 1 else []

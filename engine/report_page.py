@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-from distillery.errors import MissingDependency
 from distillery.report import LatencyComparison, Quality, Report
-from engine import figures, plots
+from engine import pages, plots
 from engine.figures import axis_percent, axis_points, axis_seconds, percent, points, ratio, seconds, size
 from engine.report_curves import loss, loss_is_labels, roles_told, validation
 from engine.report_roles import built, captions, in_order, kinds, role_name, strategy
@@ -31,16 +29,7 @@ def render(report: Report) -> str:
     Raises:
         MissingDependency: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as absent:
-        raise MissingDependency(
-            "The report's page is made with Jinja2, which is not installed.", hint="Install it with: pip install jinja2"
-        ) from absent
-    pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters |= {name: getattr(figures, name) for name in _FILTERS}
-    template = resources.files("engine").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    return pages.from_string(template).render(_page(report))
+    return pages.render("report.html.j2", _page(report), filters=_FILTERS)
 
 
 def _page(report: Report) -> dict[str, Any]:
@@ -72,8 +61,8 @@ def _page(report: Report) -> dict[str, Any]:
         "exits": exit_rows(report),
         "exit_speeds": exit_speeds(report),
         "exit_speeds_invalid": exit_speeds_invalid(report),
-        "dataset": _facts(report.dataset, leave_out=("classes", "mean", "std", "notes")),
-        "environment": _facts(report.environment),
+        "dataset": facts(report.dataset, leave_out=("classes", "mean", "std", "notes")),
+        "environment": facts(report.environment),
         "spec": json.dumps(report.spec, indent=2, ensure_ascii=False),
         **_training(report, decimals=precise),
     }
@@ -184,7 +173,8 @@ def speedup_plot(comparisons: Sequence[LatencyComparison]) -> str:
     )  # fmt: skip
 
 
-def _facts(values: dict[str, Any], *, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+def facts(values: dict[str, Any], *, leave_out: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Names and values as a page lists them; what is None is left out."""
     for name, value in values.items():
         if name in leave_out or value is None:
             continue

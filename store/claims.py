@@ -8,15 +8,15 @@ from sqlalchemy import Double, Executable, Table, bindparam, func, select, updat
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from distillery.spec import JobSpec, LatencySpec
+from distillery.spec import BenchmarkSpec, JobSpec, LatencySpec
 from distillery.spec.imports import DatasetImport, ModelImport
 from distillery.views import Adjustments, PhaseName
 from store import outbox
 from store.tables import AttemptRow, BenchmarkRow, CheckpointRow, JobRow, has_status, insert_into, now_seconds
 from store.transitions import Happening, record, storable
 
-Kind = Literal["distillation", "latency", "dataset", "model", "preflight"]
-Asked = JobSpec | DatasetImport | ModelImport
+Kind = Literal["distillation", "latency", "dataset", "model", "preflight", "benchmark"]
+Asked = JobSpec | DatasetImport | ModelImport | BenchmarkSpec
 MOST_SECONDS: Mapping[str, float] = {"dataset": 1800.0, "model": 1800.0, "preflight": 600.0}
 """How long these may run."""
 
@@ -42,7 +42,7 @@ class Claim:
     """The fence: named by everything that the worker writes."""
     asked: Asked
     """Of a distillation or a trial the spec as resolved, of a latency measurement that of the job it is about; of what
-    is brought along, the import."""
+    is brought along, the import; of a benchmark of any models, that."""
     latency: LatencySpec | None
     """What to measure; None for a distillation."""
     subject_id: str | None
@@ -110,7 +110,9 @@ def _take(*conditions: ColumnElement[bool]) -> Executable:
 _TAKE_FIRST, _TAKE_NAMED = _take(), _take(JobRow.id == bindparam("job_id"))
 
 
-_ASKED: Mapping[str, type[Asked]] = {"dataset": DatasetImport, "model": ModelImport}
+_ASKED: Mapping[str, type[Asked]] = {
+    "dataset": DatasetImport, "model": ModelImport, "benchmark": BenchmarkSpec,
+}  # fmt: skip
 _NEW_ATTEMPT = insert_into(AttemptRow, "job_id", "attempt", "worker", "started_at", "first_step")
 
 

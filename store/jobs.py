@@ -48,7 +48,7 @@ def check_references(session: Session, spec: JobSpec) -> None:
         raise InvalidSpec([FieldProblem("/", "NUL_CHARACTER", "A text holds the character NUL.", "Leave it out.")])
     placed = zip(spec.teachers, spec.teacher_pointers, strict=True)
     problems = [each for teacher, pointer in placed for each in _unfit(session, teacher, pointer=pointer)]
-    problems += [each for id_, pointer in kept_data(spec) for each in _unusable(session, id_, pointer=pointer)]
+    problems += [each for id_, pointer in kept_data(spec) for each in unusable(session, id_, pointer=pointer)]
     if problems:
         raise InvalidSpec(problems)
 
@@ -61,7 +61,8 @@ def kept_data(spec: JobSpec) -> Iterator[tuple[str, str]]:
         yield spec.dataset.unlabelled.id, "/dataset/unlabelled/id"
 
 
-def _unusable(session: Session, dataset_id: str, *, pointer: str) -> Iterator[FieldProblem]:
+def unusable(session: Session, dataset_id: str, *, pointer: str) -> Iterator[FieldProblem]:
+    """Why images cannot be read from a kept data set, if they cannot."""
     try:
         found = datasets.usable(session, dataset_id, pointer=pointer)
     except (NotFound, WrongState) as error:
@@ -263,7 +264,7 @@ def page(
         "status": status, "task": task, "strategy": strategy, "architecture": architecture, "label": label,
         "created_after": created_after, "created_before": created_before, "q": q,
     }  # fmt: skip
-    conditions = [JobRow.kind == "distillation", *_conditions(query)]
+    conditions = [JobRow.kind == "distillation", *conditions_of(query)]
     if token:
         conditions.append(paging.after(paging.decode(token, query=query), JobRow.created_at, JobRow.id))
     statement = (
@@ -275,7 +276,12 @@ def page(
     return Page[JobSummary](data=data, next_page_token=paging.encode(last, query=query) if last else None)
 
 
-def _conditions(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+def conditions_of(query: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """What the filters of a list, each None or a wish, demand of a row.
+
+    Raises:
+        InvalidRequest: a filter holds NUL.
+    """
     for name, value in query.items():
         if isinstance(value, str) and "\x00" in value:
             raise InvalidRequest(f"'{name}' holds the character NUL.", pointer=f"/{name}")

@@ -120,7 +120,7 @@ def for_teacher(session: Session, teacher: TeacherSpec, *, pointer: str = "/teac
         WrongState: the job has not delivered a student.
     """
     if teacher.model is not None:
-        return _usable(session, teacher.model, pointer=f"{pointer}/model")
+        return usable(session, teacher.model, pointer=f"{pointer}/model")
     if teacher.job is None:
         return None
     row = session.get(JobRow, teacher.job)
@@ -133,7 +133,13 @@ def for_teacher(session: Session, teacher: TeacherSpec, *, pointer: str = "/teac
     return get(session, row.student_model_id)
 
 
-def _usable(session: Session, model_id: str, *, pointer: str) -> Model:
+def usable(session: Session, model_id: str, *, pointer: str) -> Model:
+    """A model whose weights are there and checked.
+
+    Raises:
+        NotFound: there is no such model; the pointer is that of the field that named it.
+        WrongState: it is not checked yet, or was refused.
+    """
     try:
         view = get(session, model_id)
     except NotFound as error:

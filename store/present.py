@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from distillery import views
 from distillery.report import LatencyReport
-from distillery.spec import JobSpec, LatencySpec
+from distillery.spec import BenchmarkSpec, JobSpec, LatencySpec
 from distillery.spec.imports import DatasetImport, ModelImport
 from store.tables import (
     LIVE,
@@ -240,13 +240,34 @@ def preflight(work: JobRow, row: PreflightRow) -> views.Preflight:
 
 def benchmark(row: JobRow, asked: BenchmarkRow) -> views.Benchmark:
     """A latency comparison: its state from the work, its question and answer from its own row."""
+    of_models = row.kind == "benchmark"
     return views.Benchmark(
         id=row.id,
         job_id=asked.job_id,
+        name=row.name,
         status=cast(views.Status, row.status),
+        labels=row.labels,
         spec=LatencySpec.model_validate(asked.spec),
+        asked=BenchmarkSpec.model_validate(row.sent) if of_models else None,
+        models=tuple(views.BenchmarkedModel.model_validate(each) for each in asked.models),
+        progress=_progress(row) if row.status in LIVE else None,
         result=None if asked.result is None else LatencyReport.model_validate(asked.result),
         error=_error(row),
+        created_at=moment(row.created_at),
+        finished_at=_moment(row.finished_at),
+    )
+
+
+def benchmark_summary(row: Any) -> views.BenchmarkSummary:
+    """A benchmark as it stands in a list; `row` has few columns of the work, and of the question."""
+    return views.BenchmarkSummary(
+        id=row.id,
+        job_id=row.job_id,
+        name=row.name,
+        status=cast(views.Status, row.status),
+        labels=row.labels,
+        models=tuple(each["name"] for each in row.models) or ("teacher", "student"),
+        fingerprint=row.fingerprint or "",
         created_at=moment(row.created_at),
         finished_at=_moment(row.finished_at),
     )

@@ -5,11 +5,12 @@ from itertools import chain
 
 from sqlalchemy import Text, cast, delete, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
 from distillery.errors import NotFound, WrongState
-from distillery.spec import JobSpec
+from distillery.spec import BenchmarkSpec, JobSpec
 from distillery.views import TERMINAL
-from store import datasets, models, orphans, outbox
+from store import benchmarks, datasets, models, orphans, outbox
 from store.jobs import find
 from store.tables import LIVE, ArtifactRow, CheckpointRow, JobRow, ModelRow
 from store.transitions import lock
@@ -31,7 +32,7 @@ def delete_job(session: Session, job_id: str) -> None:
     if row.status not in TERMINAL:
         raise WrongState(f"{job_id} is {row.status}; only what has ended can be deleted.", hint="Cancel it first.")
     kept = session.scalars(select(ModelRow.id).where(ModelRow.job_id == job_id)).all()
-    _refuse_if_needed(job_id, chain(_following(session, job_id), _taught(session, job=job_id, models=kept)))
+    _refuse_if_needed(job_id, chain(_following(session, job_id), _needing(session, job=job_id, models=kept)))
     measurements = session.scalars(select(JobRow.id).where(JobRow.subject_id == job_id)).all()
     whole = [job_id, *measurements]
     for table in (CheckpointRow, ArtifactRow):
@@ -50,10 +51,10 @@ def delete_model(session: Session, model_id: str) -> None:
     """
     job_id = models.job_of(session, model_id)
     if job_id == model_id:
-        return _delete_brought(session, model_id, needed_by=_taught(session, job=None, models=[model_id]))
+        return _delete_brought(session, model_id, needed_by=_needing(session, job=None, models=[model_id]))
     job = find(session, job_id, locked=True)  # as those lock it who write a job that this one is to teach
     teaches = job_id if job.student_model_id == model_id else None  # what names the job as its teacher means this model
-    _refuse_if_needed(model_id, _taught(session, job=teaches, models=[model_id]))
+    _refuse_if_needed(model_id, _needing(session, job=teaches, models=[model_id]))
     session.execute(update(JobRow).where(JobRow.student_model_id == model_id).values(student_model_id=None))
     session.execute(delete(ModelRow).where(ModelRow.id == model_id))
     return None
@@ -68,6 +69,25 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
     """
     datasets.get(session, dataset_id)
     _delete_brought(session, dataset_id, needed_by=_learning(session, dataset_id))
+
+
+def delete_benchmark(session: Session, benchmark_id: str) -> None:
+    """Delete a benchmark that has ended, with its files.
+
+    Raises:
+        NotFound: there is no such benchmark.
+        WrongState: it has not ended.
+    """
+    benchmarks.get(session, benchmark_id)
+    row = lock(session, benchmark_id)
+    if row is None:
+        raise NotFound(f"There is no '{benchmark_id}' any more.")
+    if row.status not in TERMINAL:
+        hint = "Cancel it first."
+        raise WrongState(f"{benchmark_id} is {row.status}; only what has ended can be deleted.", hint=hint)
+    for key in session.scalars(select(ArtifactRow.key).where(ArtifactRow.job_id == benchmark_id)):
+        outbox.delete_file(session, key)
+    session.execute(delete(JobRow).where(JobRow.id == benchmark_id))
 
 
 def _delete_brought(session: Session, row_id: str, *, needed_by: Iterable[str]) -> None:
@@ -97,10 +117,25 @@ def _following(session: Session, job_id: str) -> Iterable[str]:
     return session.scalars(select(JobRow.id).where(_LIVE, follows))
 
 
+def _needing(session: Session, *, job: str | None, models: Sequence[str]) -> Iterator[str]:
+    """What has not ended and loads a network of the job, or one of the models."""
+    yield from _taught(session, job=job, models=models)
+    named = _naming(job, models)
+    for row in session.scalars(select(JobRow).where(_LIVE, JobRow.kind == "benchmark", named)):
+        entries = BenchmarkSpec.model_validate(row.resolved).models
+        if any((job is not None and each.job == job) or each.model in models for each in entries):
+            yield row.id
+
+
+def _naming(job: str | None, models: Sequence[str]) -> ColumnElement[bool]:
+    """Few specs name an id at all, and those are read."""
+    spec = cast(JobRow.resolved, Text)
+    return or_(*(spec.contains(each) for each in (job, *models) if each is not None))
+
+
 def _taught(session: Session, *, job: str | None, models: Sequence[str]) -> Iterator[str]:
     """The jobs that have not ended and take a teacher from the job, or from one of the models."""
-    spec = cast(JobRow.resolved, Text)  # few specs name an id at all, and those are read
-    named = or_(*(spec.contains(each) for each in (job, *models) if each is not None))
+    named = _naming(job, models)
     for row in session.scalars(select(JobRow).where(_LIVE, JobRow.kind.in_(_WITH_SPEC), named)):
         teachers = JobSpec.model_validate(row.resolved).teachers
         if any((job is not None and each.job == job) or each.model in models for each in teachers):

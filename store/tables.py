@@ -134,7 +134,9 @@ class JobRow(Stored):
     running_seconds: Mapped[float] = mapped_column(Double, default=0.0)
 
     __table_args__ = (
-        CheckConstraint("kind IN ('distillation', 'latency', 'dataset', 'model', 'preflight')", name="kind"),
+        CheckConstraint(
+            "kind IN ('distillation', 'latency', 'dataset', 'model', 'preflight', 'benchmark')", name="kind"
+        ),
         CheckConstraint(
             "status IN ('queued', 'running', 'pausing', 'paused', 'cancelling', 'succeeded', 'failed', 'crashed', "
             "'cancelled')",
@@ -348,8 +350,12 @@ class BenchmarkRow(Stored):
     __tablename__ = "benchmarks"
 
     id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    """None of a benchmark of any models."""
+    models: Mapped[list[dict[str, Any]]] = mapped_column(_Json, server_default="[]")
+    """The `views.BenchmarkedModel` of such a one."""
     spec: Mapped[dict[str, Any]] = mapped_column(_Json)
+    """The `LatencySpec`: what to measure."""
     result: Mapped[dict[str, Any] | None] = mapped_column(_Json)
 
     __table_args__ = (Index("ix_benchmarks_job_id", "job_id"),)

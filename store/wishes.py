@@ -23,7 +23,17 @@ def cancel(session: Session, job_id: str) -> Job:
         NotFound: there is no such job.
         WrongState: it has ended already.
     """
-    row = find(session, job_id, locked=True)
+    end(session, find(session, job_id, locked=True))
+    return get(session, job_id)
+
+
+def end(session: Session, row: JobRow) -> None:
+    """The same for work of any kind, whose row this transaction has locked.
+
+    Raises:
+        WrongState: it has ended already.
+    """
+    job_id = row.id
     if row.status in TERMINAL:
         raise WrongState(f"{job_id} is {row.status}: there is nothing left to cancel.")
     if row.status in ("queued", "paused"):
@@ -41,7 +51,6 @@ def cancel(session: Session, job_id: str) -> Job:
         asked = Happening("cancel_requested", "Asked to cancel; the worker saves and stops.")
         guard = has_status("running", "pausing")
         change(session, job_id, guard=guard, values={"status": "cancelling"}, happening=asked)
-    return get(session, job_id)
 
 
 def pause(session: Session, job_id: str) -> Job:

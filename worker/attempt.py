@@ -21,7 +21,7 @@ from store.config import LeaseConfig
 from store.db import Database
 from store.leases import Claim
 from worker import remedies, workplace
-from worker.good_ends import good_end
+from worker.good_ends import good_end, speedups
 from worker.inputs import Inputs
 from worker.lease import Lease, Silent
 from worker.messages import (
@@ -48,6 +48,8 @@ _STACKS_SECONDS = 2.0
 _PATIENCE_SECONDS = 300.0
 """With a store of artifacts that is away for longer than this, the attempt counts as crashed."""
 _LATENCY_FILES = {"latency.json": "application/json", "latency_samples.parquet": "application/vnd.apache.parquet"}
+_LATENCY_PAGE = "latency.html"
+"""Left out where no pages can be made."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,12 +69,13 @@ class Programs:
     ingest: Sequence[str] = (sys.executable, "-m", "worker.ingest")
     inspect: Sequence[str] = (sys.executable, "-m", "worker.inspect_model")
     rehearse: Sequence[str] = (sys.executable, "-m", "worker.rehearse")
+    benchmark: Sequence[str] = (sys.executable, "-m", "worker.benchmark")
 
     def of(self, kind: Kind) -> Sequence[str]:
         """The program for this kind of work."""
         named: dict[Kind, Sequence[str]] = {
             "distillation": self.trainer, "latency": self.latency, "dataset": self.ingest, "model": self.inspect,
-            "preflight": self.rehearse,
+            "preflight": self.rehearse, "benchmark": self.benchmark,
         }  # fmt: skip
         return named[kind]
 
@@ -307,12 +310,12 @@ class Attempt:
     def _deliver_latency(self, out: Path, recorder: Recorder) -> None:
         for name, media_type in _LATENCY_FILES.items():
             recorder.artifact(out / name, name=name, media_type=media_type)
+        if (out / _LATENCY_PAGE).exists():
+            recorder.artifact(out / _LATENCY_PAGE, name=_LATENCY_PAGE, media_type="text/html; charset=utf-8")
         report = LatencyReport.model_validate_json((out / "latency.json").read_bytes())
-        summary = "; ".join(
-            f"{each.runtime}, batch {each.batch_size}, {each.device}: {each.speedup.value:.2f}x ({each.verdict})"
-            for each in report.comparisons
+        succeed = partial(
+            leases.succeed, claim=self._claim, summary=speedups(report), models=(), benchmark_result=report
         )
-        succeed = partial(leases.succeed, claim=self._claim, summary=summary, models=(), benchmark_result=report)
         recorder.end(succeed, outcome="succeeded")
 
     def _crash(self, recorder: Recorder, *, exit_code: int | None, detail: str) -> None:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from distillery.report import LatencyReport
 from distillery.views import DatasetFacts
-from store import datasets, leases, models, preflights
+from store import benchmarks, datasets, leases, models, preflights
 from store.leases import Claim
-from worker.messages import Finished, Ingested, Inspected, Rehearsed
+from worker.messages import Benchmarked, Finished, Ingested, Inspected, Rehearsed
 from worker.recorder import Verdict
+
+_TOLD = 20
 
 
 def good_end(claim: Claim, verdict: Verdict | None) -> Callable[[Any], None] | None:
@@ -28,8 +31,21 @@ def good_end(claim: Claim, verdict: Verdict | None) -> Callable[[Any], None] | N
         case Rehearsed():
             keep = partial(preflights.keep, preflight_id=claim.id, result=verdict.result)
             return partial(leases.succeed, claim=claim, summary="The job can run.", keep=keep)
+        case Benchmarked():
+            keep = partial(benchmarks.keep, benchmark_id=claim.id, result=verdict.result)
+            return partial(leases.succeed, claim=claim, summary=speedups(verdict.result), keep=keep)
         case _:
             return None
+
+
+def speedups(report: LatencyReport) -> str:
+    """Each comparison in a few words, of very many the first."""
+    shown = [
+        f"{each.runtime}, batch {each.batch_size}, {each.device}: {each.speedup.value:.2f}x ({each.verdict})"
+        for each in report.comparisons[:_TOLD]
+    ]
+    more = len(report.comparisons) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
 
 
 def _counted(facts: DatasetFacts) -> str:

@@ -5,16 +5,19 @@ from functools import partial
 from pathlib import Path
 
 from distillery.errors import CorruptFile, NotFound, UnreadableData, UnusableWeights
-from distillery.spec import JobSpec
+from distillery.spec import BenchmarkSpec
+from distillery.spec.benchmark import BenchmarkModel
 from distillery.spec.dataset import StoredData
-from distillery.spec.imports import ModelImport
+from distillery.spec.imports import DatasetImport, ModelImport
 from distillery.spec.teacher import TeacherSpec
 from distillery.views import Model
 from store import datasets, files, leases, models
 from store.artifacts import Artifacts
+from store.benchmark_models import WEIGHTS
 from store.db import Database
 from store.leases import Claim
 from worker import sources
+from worker.benchmark_plan import Plan, Planned
 from worker.patience import Patience
 
 
@@ -50,6 +53,8 @@ class Inputs:
                 return [str(self._spec()), "--out", str(self.out), *self._brought()]
             case "distillation":
                 return self._of_trainer()
+            case "benchmark":
+                return self._of_benchmark()
 
     def _of_trainer(self) -> list[str]:
         given = [str(self._spec()), "--out", str(self.out), "--attempt", str(self.claim.attempt)]
@@ -84,8 +89,8 @@ class Inputs:
 
     def _of_import(self) -> list[str]:
         asked = self.claim.asked
-        if isinstance(asked, JobSpec):
-            raise AssertionError("An import is no job.")
+        if not isinstance(asked, DatasetImport | ModelImport):
+            raise AssertionError("This is no import.")
         path = self.folder / "import.json"
         path.write_text(asked.model_dump_json())
         given = [str(path), "--out", str(self.out)]
@@ -126,6 +131,47 @@ class Inputs:
         given = ["--job", str(self._spec()), "--teacher", str(teacher), "--student", str(student)]
         return [*given, *self._data(), "--out", str(self.out)]
 
+    def _of_benchmark(self) -> list[str]:
+        asked = self.claim.asked
+        if not isinstance(asked, BenchmarkSpec):
+            raise AssertionError("This is no benchmark.")
+        planned = []
+        for place, model in enumerate(asked.models):
+            try:
+                planned.append(self._benchmarked(model, place=place))
+            except (CorruptFile, NotFound) as error:
+                detail = f"The weights of '{model.called}' cannot be fetched: {error.detail}"
+                raise UnusableWeights(detail, hint="Leave it out.", pointer=f"/models/{place}") from error
+        path = self.folder / "plan.json"
+        path.write_text(Plan(spec=asked, models=tuple(planned)).model_dump_json())
+        given = [str(path), "--out", str(self.out)]
+        if isinstance(asked.dataset, StoredData):
+            given += ["--dataset", str(self._packed(asked.dataset.id, to="dataset", pointer="/dataset/id"))]
+        return given
+
+    def _benchmarked(self, asked: BenchmarkModel, *, place: int) -> Planned:
+        """One model of a benchmark, with its file fetched."""
+        if asked.model is not None:
+            model_id = asked.model
+            key, model = self.patiently(lambda: self._kept(model_id))
+            ending = Path(model.facts.file).suffix if model.facts else ".safetensors"
+            file = self._fetch(key, f"model{place}{ending}", sha256=model.sha256)
+            return Planned(name=asked.called, file=file, architecture=model.architecture, facts=model.facts)
+        names = WEIGHTS[asked.role]
+        for name in names:
+            try:
+                file = self._delivered(str(asked.job), name, to=f"model{place}{Path(name).suffix}")
+            except NotFound:
+                if name == names[-1]:
+                    raise
+            else:
+                return Planned(name=asked.called, file=file)
+        raise AssertionError("Every role has a file.")
+
+    def _kept(self, model_id: str) -> tuple[str, Model]:
+        with self.database.read() as session:
+            return models.weights_key(session, model_id), models.get(session, model_id)
+
     def _spec(self) -> Path:
         spec = self.claim.spec
         if self.claim.latency is not None:
@@ -164,11 +210,7 @@ class Inputs:
         return []
 
     def _model(self, model_id: str, *, place: int) -> list[str]:
-        def find() -> tuple[str, Model]:
-            with self.database.read() as session:
-                return models.weights_key(session, model_id), models.get(session, model_id)
-
-        key, model = self.patiently(find)
+        key, model = self.patiently(lambda: self._kept(model_id))
         ending = Path(model.facts.file).suffix if model.facts else ".safetensors"
         weights = self._fetch(key, f"given-teacher{place}{ending}", sha256=model.sha256)
         given = ["--teacher-weights", f"{place}={weights}"]

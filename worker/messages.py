@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from distillery import views
 from distillery.errors import DistilleryError
+from distillery.report import LatencyReport
 from distillery.spec import JobSpec
 from distillery.views import DatasetFacts, Estimate, JobError, PhaseName, Progress, Rehearsal
 
@@ -118,6 +119,13 @@ class Rehearsed(Line):
     result: Rehearsal
 
 
+class Benchmarked(Line):
+    """A benchmark is measured; its files were told as artifacts."""
+
+    kind: Literal["benchmarked"] = "benchmarked"
+    result: LatencyReport
+
+
 class ModelFacts(Line):
     """A network worth keeping; its weights are the artifact of the given name."""
 
@@ -160,7 +168,7 @@ class Halted(Line):
 
 Message = (
     Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated
-    | Ingested | Inspected | Rehearsed | Finished | Failed | Halted
+    | Ingested | Inspected | Rehearsed | Benchmarked | Finished | Failed | Halted
 )  # fmt: skip
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

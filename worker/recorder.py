@@ -17,6 +17,7 @@ from store.db import Database
 from store.leases import Claim
 from worker.lease import Lease
 from worker.messages import (
+    Benchmarked,
     Delivered,
     Estimated,
     Failed,
@@ -36,7 +37,7 @@ from worker.messages import (
 from worker.patience import Patience
 
 T = TypeVar("T")
-Verdict = Finished | Failed | Halted | Ingested | Inspected | Rehearsed
+Verdict = Finished | Failed | Halted | Ingested | Inspected | Rehearsed | Benchmarked
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +122,7 @@ class Recorder:
                 self._warn(message.message, **message.data)
             case Estimated():
                 self.write(lambda s: leases.estimated(s, self.claim, message.estimate))
-            case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed():
+            case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed() | Benchmarked():
                 self.verdict = message
 
     def artifact(self, path: Path, *, name: str, media_type: str) -> None:

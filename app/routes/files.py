@@ -24,7 +24,7 @@ _HEADERS = {
         "Accept-Ranges": "`bytes`.",
     }.items()
 }
-_DOWNLOAD = documented(404, 416) | {
+DOWNLOAD = documented(404, 416) | {
     200: {"description": "The file.", "content": _BYTES, "headers": _HEADERS},
     206: {"description": "The range asked for.", "content": _BYTES, "headers": _HEADERS},
     304: {"description": "What `If-None-Match` names is still current."},
@@ -57,7 +57,7 @@ def list_checkpoints(job_id: JobId, served: Served) -> Page[Checkpoint]:
 
 
 @router.head("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/content", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/content", response_class=Response, responses=_DOWNLOAD)
+@router.get("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/content", response_class=Response, responses=DOWNLOAD)
 def download_checkpoint(job_id: JobId, checkpoint_id: CheckpointId, served: Served, request: Request) -> Response:
     """Download a checkpoint; `Range` and `If-Range` resume."""
     with served.database.read() as session:
@@ -76,7 +76,7 @@ def list_artifacts(job_id: JobId, served: Served) -> Page[Artifact]:
 
 
 @router.head("/v1/jobs/{job_id}/artifacts/{name}", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/artifacts/{name}", response_class=Response, responses=_DOWNLOAD)
+@router.get("/v1/jobs/{job_id}/artifacts/{name}", response_class=Response, responses=DOWNLOAD)
 def download_artifact(job_id: JobId, name: ArtifactName, served: Served, request: Request) -> Response:
     """Download an artifact; `Range` and `If-Range` resume."""
     return deliver(request, _artifact(served, job_id, name), served.artifacts, presigning=_presigning(request))

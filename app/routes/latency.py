@@ -7,7 +7,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from app import hints
 from app.errors import Responses, documented
 from app.idempotency import IdempotencyKey, created, once
-from app.parameters import BenchmarkId, JobId, SentLatencySpec
+from app.parameters import JobId, SentLatencySpec
 from app.service import Served
 from distillery.spec import LatencySpec
 from distillery.views import Benchmark
@@ -49,10 +49,3 @@ def get_latency(job_id: JobId, served: Served) -> Benchmark:
     """Show the latest latency measurement of a job."""
     with served.database.read() as session:
         return benchmarks.latest(session, job_id)
-
-
-@router.get("/v1/benchmarks/{benchmark_id}", responses=documented(404))
-def get_benchmark(benchmark_id: BenchmarkId, served: Served) -> Benchmark:
-    """Show one latency measurement."""
-    with served.database.read() as session:
-        return benchmarks.get(session, benchmark_id)

@@ -137,7 +137,7 @@ EXPECTED = {
     "InvalidImport": 422, "HostileFile": 422, "UnfitTeacher": 422, "QuotaExceeded": 413, "TooLarge": 413,
     "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
     "RuntimeCrashed": 500, "OutOfMemory": 500,
-    "InvalidInput": 422, "TooBusy": 429,
+    "EnvironmentsDiffer": 409, "InvalidInput": 422, "TooBusy": 429,
 }  # fmt: skip
 
 

@@ -62,6 +62,9 @@ def test_the_command_measures_writes_both_files_and_prints_a_table(job: Path) ->
         "--threads 1 --out latency"
     )
     assert (job / "out" / "latency_samples.parquet").read_bytes().startswith(b"PAR1")
+    page = (job / "out" / "latency.html").read_text()
+    assert "Every call stands in latency_samples.parquet" in page
+    assert 'class="line teacher" d="M' in page and 'class="line student" d="M' in page
     assert "eager        cpu        4 teacher" in done.stdout
     assert f"  {comparison.verdict}: {comparison.speedup.value:.2f} times" in done.stdout
 
