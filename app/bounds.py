@@ -19,6 +19,8 @@ MAX_CONNECTIONS = 256
 REQUESTS_PER_KEY = 16
 STREAMS_PER_KEY = 64
 TURN_SECONDS = 5.0
+PREDICTIONS = 64
+PREDICTION_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Bounds:
     """Event streams and long polls of one key (or address) at once: they wait rather than work; 0 is no limit."""
     turn_seconds: float = TURN_SECONDS
     """How long a request above the limit waits for its turn before it is refused."""
+    predictions: int = PREDICTIONS
+    """Predictions of all clients that are under way at once."""
+    prediction_seconds: float = PREDICTION_SECONDS
+    """Within which an inference worker must have answered, the loading of a network included."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -75,6 +81,8 @@ VARIABLES: Mapping[str, str] = {
     "DISTILLERY_REQUESTS_PER_ADDRESS": "requests_per_address",
     "DISTILLERY_STREAMS_PER_KEY": "streams_per_key",
     "DISTILLERY_TURN_SECONDS": "turn_seconds",
+    "DISTILLERY_PREDICTIONS": "predictions",
+    "DISTILLERY_PREDICTION_SECONDS": "prediction_seconds",
 }
 _MAY_BE_ZERO = frozenset({"requests_per_key", "requests_per_address", "streams_per_key", "turn_seconds"})
 

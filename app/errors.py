@@ -33,6 +33,7 @@ STATUS: dict[type[DistilleryError], int] = {
     errors.Fenced: 409,
     errors.StorageFull: 507,
     errors.Unavailable: 503,
+    errors.TooBusy: 429,
     errors.MissingDependency: 501,
 }
 """A class that is not named here has the code of its parent."""
@@ -99,6 +100,8 @@ async def _ours(request: Request, error: Any) -> Response:
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, errors.TooBusy):
+        headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, errors.UnsatisfiableRange):
         headers["Content-Range"] = f"bytes */{error.size}"
     return problem(

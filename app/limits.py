@@ -1,6 +1,7 @@
 """Bounds on what a request may bring: one JSON document of at most 1 MiB, 16 levels deep, within 30 seconds.
 
-Or, at the one kind of address that takes them, a part of an upload: raw bytes, which its route reads as they come.
+Or, at the addresses that take them, a part of an upload or what is to be predicted: their routes read these as they
+come, within bounds of their own.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from app.errors import problem
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 16
 PART_PATH = re.compile(r"/v1/uploads/[^/]{1,60}/parts/[^/]{1,20}")
+PREDICT_PATH = re.compile(r"/v1/(jobs|models)/[^/]{1,60}/predict")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -35,7 +37,7 @@ class BodyLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request with a checked body, or refuse it with 400, 408, 413 or 415."""
-        if scope["type"] != "http" or scope["method"] not in _WITH_BODY or _is_part(scope):
+        if scope["type"] != "http" or scope["method"] not in _WITH_BODY or _is_read_by_its_route(scope):
             return await self._app(scope, receive, send)
         try:
             body = await self._read(Headers(scope=scope), receive)
@@ -62,8 +64,9 @@ class BodyLimits:
             raise _Refused(408, detail, hint="Send it again, in one go.") from None
 
 
-def _is_part(scope: Scope) -> bool:
-    return scope["method"] == "PUT" and PART_PATH.fullmatch(scope["path"]) is not None
+def _is_read_by_its_route(scope: Scope) -> bool:
+    path = {"PUT": PART_PATH, "POST": PREDICT_PATH}.get(scope["method"])
+    return path is not None and path.fullmatch(scope["path"]) is not None
 
 
 async def _collect(receive: Receive) -> bytes | None:

@@ -19,6 +19,7 @@ from app.limits import BodyLimits
 from app.log import json_log
 from app.observe import Observe, RequestMeter
 from app.parameters import known_query_only
+from app.predictions import Predictions
 from app.routes import (
     benchmarks,
     catalogues,
@@ -31,6 +32,7 @@ from app.routes import (
     latency,
     metrics,
     models,
+    predict,
     uploads,
     webhooks,
 )
@@ -39,7 +41,8 @@ from app.turns import Turns
 from store.config import StoreConfig
 
 _ROUTES = (
-    jobs, deeds, events, metrics, files, latency, benchmarks, uploads, datasets, models, webhooks, catalogues, health,
+    jobs, deeds, events, metrics, files, latency, benchmarks, uploads, datasets, models, predict, webhooks, catalogues,
+    health,
     openapi,
 )  # fmt: skip
 ROUTERS: tuple[APIRouter, ...] = tuple(module.router for module in _ROUTES)
@@ -74,6 +77,7 @@ def create_app(
     errors.install(app)
     openapi.install(app)
     app.state.config = config
+    app.state.bounds = bounds
     app.state.presigning = Presigning.from_environment()
     app.state.routes = tuple(route for router in ROUTERS for route in router.routes)
     app.state.log, app.state.meter = json_log(), RequestMeter()
@@ -88,9 +92,11 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.service = open_service(app.state.config)
+    app.state.predictions = Predictions(app.state.bounds)
     try:
         yield
     finally:
+        await app.state.predictions.close()
         app.state.service.database.close()
 
 

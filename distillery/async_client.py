@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from distillery import brought_calls, calls
+from distillery import brought_calls, calls, predict_calls
 from distillery.benchmark_client import AsyncBenchmarks
 from distillery.brought_client import AsyncDatasets, Bringing
 from distillery.brought_flows import OnSent
@@ -18,6 +18,8 @@ from distillery.connection import DEFAULT_SERVER, PAGE_SIZE, Connection, Measure
 from distillery.download import OnProgress, Transfer, already_there, pick
 from distillery.errors import ServiceRefused, Unavailable
 from distillery.flows import Flow, Patience, Pause, Timeouts
+from distillery.predict_calls import Image
+from distillery.predictions import TOP_K, JobPrediction, ModelPrediction, RuntimeChoice, Values
 from distillery.report import Report
 from distillery.streams import BROKEN
 from distillery.views import (
@@ -337,6 +339,48 @@ class AsyncClient:
             StillRunning: no worker had time for it within `timeout` seconds.
         """
         return await self._run(self._bringing.rehearsed(spec, timeout_seconds=timeout))
+
+    async def predict_job(
+        self,
+        job_id: str,
+        images: Sequence[Image] = (),
+        *,
+        arrays: Any = None,
+        values: Values | None = None,
+        top_k: int = TOP_K,
+        logits: bool = False,
+        runtime: RuntimeChoice = "auto",
+    ) -> JobPrediction:
+        """Ask a job's student and teacher about images: PNG, JPEG or WebP files, as bytes or paths, 64 at most.
+
+        Or about `arrays` [N, C, H, W], whose `values` go from "0-255" or from "0-1".
+
+        Raises:
+            ServiceRefused: an image cannot be read, the job has not succeeded, or no inference worker is running.
+        """
+        return await self._call(
+            predict_calls.predict_job(
+                job_id, images, arrays=arrays, values=values, top_k=top_k, logits=logits, runtime=runtime
+            )
+        )
+
+    async def predict_model(
+        self,
+        model_id: str,
+        images: Sequence[Image] = (),
+        *,
+        arrays: Any = None,
+        values: Values | None = None,
+        top_k: int = TOP_K,
+        logits: bool = False,
+        runtime: RuntimeChoice = "auto",
+    ) -> ModelPrediction:
+        """Ask a kept model, in the same way."""
+        return await self._call(
+            predict_calls.predict_model(
+                model_id, images, arrays=arrays, values=values, top_k=top_k, logits=logits, runtime=runtime
+            )
+        )
 
     async def delete_model(self, model_id: str) -> None:
         """Forget a model, unless a job that has not ended needs it; its weights stay an artifact of its job."""

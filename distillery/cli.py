@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
-from distillery import cli_benchmarks, cli_datasets, cli_deeds, cli_models, cli_webhooks, console
+from distillery import cli_benchmarks, cli_datasets, cli_deeds, cli_models, cli_predict, cli_webhooks, console
 from distillery.cli_options import SERVER as _SERVER
 from distillery.cli_options import AsJson, JobId, Server
 from distillery.cli_options import client as _client
@@ -205,6 +205,8 @@ for _deed in (
     cli_deeds.delete,
 ):  # fmt: skip
     app.command()(_deed)
+
+app.command()(cli_predict.predict)
 
 
 @app.command()

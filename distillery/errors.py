@@ -4,7 +4,8 @@ DistilleryError
 ├── InvalidRequest              what was sent cannot be accepted; the sender can mend it
 │   ├── InvalidSpec             a job spec with one or more bad fields
 │   │   ├── InvalidWebhook      a webhook endpoint with a bad address, type or scope
-│   │   └── InvalidImport       a data set or model that is described with bad fields
+│   │   ├── InvalidImport       a data set or model that is described with bad fields
+│   │   └── InvalidInput        images or arrays that no network can be asked about
 │   ├── UnreadableData          a data set that is missing, truncated or of a foreign format
 │   │   └── HostileFile         a file made, or damaged, so that reading it would do harm
 │   ├── UnusableWeights         weights that are missing, foreign or do not fit the architecture
@@ -28,6 +29,7 @@ DistilleryError
 ├── CorruptFile                 bytes that do not match their recorded sha256
 ├── StorageFull                 no space is left for an artifact
 ├── Unavailable                 the database, the broker or the service is out of reach; try again
+├── TooBusy                     more is asked than can be answered soon; it says when to ask again
 ├── MissingDependency           an optional package is not installed
 ├── JobEndedBadly               (client) the job one waits for failed, crashed or was cancelled
 ├── StillRunning                (client) what one waits for has not ended in the time one was ready to wait
@@ -112,6 +114,13 @@ class InvalidImport(InvalidSpec):
 
     code = "INVALID_IMPORT"
     title = "What is to be added is described with errors"
+
+
+class InvalidInput(InvalidSpec):
+    """Images or arrays that no network can be asked about, each named in `problems`."""
+
+    code = "INVALID_INPUT"
+    title = "What was sent cannot be predicted"
 
 
 class UnreadableData(InvalidRequest):
@@ -289,6 +298,18 @@ class Unavailable(DistilleryError):
     code = "UNAVAILABLE"
     title = "Temporarily unavailable"
     retryable = True
+
+
+class TooBusy(DistilleryError):
+    """More is asked than can be answered soon; `retry_after_seconds` is when to ask again."""
+
+    code = "TOO_BUSY"
+    title = "Too much is asked at once"
+    retryable = True
+
+    def __init__(self, detail: str, *, retry_after_seconds: int, hint: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class MissingDependency(DistilleryError):

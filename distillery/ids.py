@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Literal
 
-Prefix = Literal["job", "mdl", "bmk", "ckp", "whk", "msg", "upl", "dts", "pfl"]
+Prefix = Literal["job", "mdl", "bmk", "ckp", "whk", "msg", "upl", "dts", "pfl", "inf"]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 _RANDOM_BITS = 80
 _LENGTH = 26  # 48 bits of milliseconds and 80 random bits, five to a character

@@ -1,4 +1,4 @@
-"""`distillery up`: the whole service on this machine with one command, API and worker kept alive by this process.
+"""`distillery up`: the whole service on this machine with one command, its processes kept alive by this one.
 
 What runs are the same commands as on a server; this module imports neither of them. All data lies below one home
 folder, of which only one such process may be in charge at a time.
@@ -23,6 +23,7 @@ from distillery.supervisor import Child, Supervisor, supervisor
 
 READY_SECONDS = 180.0
 API_GRACE_SECONDS = 10.0
+INFERENCE_GRACE_SECONDS = 15.0
 WORKER_MARGIN_SECONDS = 15.0
 """Beyond the trainer's save budget: the supervisor of the trainer stores what was saved and lets go of the job."""
 _SAVE_BUDGET_SECONDS = 20.0
@@ -84,6 +85,8 @@ def run(setup: Setup, *, on_ready: Callable[[str], None], say: Callable[[str], N
                 held.start(_worker(setup, number=number, environment=environment))
             if _wait_until_ready(held, api, port=port, host=_reachable(setup.host)):
                 on_ready(url)
+                if setup.workers:  # after the others, whose start it would slow down
+                    held.start(_inference(setup, environment=environment))
                 held.until(lambda: False, every_seconds=3600.0)
             say("Stopping. A running job is saved first; a second Ctrl-C stops at once.")
 
@@ -205,6 +208,12 @@ def _worker(setup: Setup, *, number: int, environment: Mapping[str, str]) -> Chi
     given = environment.get("DISTILLERY_SAVE_BUDGET_SECONDS", "").strip()
     budget = float(given) if given.replace(".", "", 1).isdigit() else _SAVE_BUDGET_SECONDS
     return Child(f"Worker {number}", command, environment, log, budget + WORKER_MARGIN_SECONDS)
+
+
+def _inference(setup: Setup, *, environment: Mapping[str, str]) -> Child:
+    """Light until somebody asks for a prediction: torch is loaded with the first network."""
+    log = setup.home / "logs" / "inference.log"
+    return Child("The inference worker", _python("worker.inference"), environment, log, INFERENCE_GRACE_SECONDS)
 
 
 def _wait_until_ready(held: Supervisor, api: Child, *, host: str, port: int) -> bool:

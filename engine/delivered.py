@@ -22,13 +22,28 @@ def network_of(path: Path, *, dataset: Dataset, otherwise: str) -> nn.Module:
     Raises:
         UnusableWeights: missing, damaged, or not of this data's shape.
     """
-    network = _structure({"architecture": otherwise, **read_metadata(path)}, dataset)
+    return network_for(
+        path,
+        classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        otherwise=otherwise,
+    )
+
+
+def network_for(path: Path, *, classes: int, image_size: int, channels: int, otherwise: str) -> nn.Module:
+    """The same for images of this shape, whatever data they are of.
+
+    Raises:
+        UnusableWeights: missing, damaged, or not of this shape.
+    """
+    told = {"architecture": otherwise, **read_metadata(path)}
+    network = _structure(told, classes=classes, image_size=image_size, channels=channels)
     load_safetensors(network, path)
     return network.eval()
 
 
-def _structure(told: dict[str, str], dataset: Dataset) -> nn.Module:
-    shape = {"classes": len(dataset.classes), "image_size": dataset.image_size, "channels": dataset.channels}
+def _structure(told: dict[str, str], **shape: int) -> nn.Module:
     if "members" in told:
         merge: Merge = "mean_logits" if told["merge"] == "mean_logits" else "mean_probabilities"
         return Ensemble([build(name, **shape) for name in json.loads(told["members"])], merge=merge)

@@ -361,6 +361,20 @@ class BenchmarkRow(Stored):
     __table_args__ = (Index("ix_benchmarks_job_id", "job_id"),)
 
 
+class InferenceWorkerRow(Stored):
+    """A process that answers predictions, as it announced itself last."""
+
+    __tablename__ = "inference_workers"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    url: Mapped[str] = mapped_column(String(300))
+    token: Mapped[str] = mapped_column(String(100))
+    """What it demands of whoever asks it: drawn when it starts, and told nowhere but here."""
+    alive_seconds: Mapped[float] = mapped_column(Double)
+    """So long after `seen_at` it counts as alive."""
+    seen_at: Mapped[float] = mapped_column(Double)
+
+
 class OutboxEntry(Stored):
     """Something to be done outside the database because of what was committed: a hint, a file to delete, a webhook."""
 

@@ -21,6 +21,7 @@ from engine.data.readers import load
 from engine.data.sealed import sealed
 from engine.data.views import Batch
 from engine.environment import versions
+from engine.latency.places import demand_a_place
 from engine.precision import autocast
 from worker import lessons
 from worker.given import Brought, diagnose, fitted, hash_of, load_given, normalised, with_architectures
@@ -57,6 +58,8 @@ def prepare(
     journal.enter("preparing")
     torch.set_num_threads(spec.training.threads or os.cpu_count() or 1)
     device, precision = preflight.check_device(spec.training)
+    if spec.latency is not None:
+        demand_a_place(spec.latency)
     measured = _checked_data(spec, load(spec.dataset, stored=stored, unlabelled=unlabelled), journal=journal)
     _check_architectures(spec, measured, journal=journal)
     brought = Brought(teacher_weights, teacher_facts)

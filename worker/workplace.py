@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _LOCK = ".lock"
-_OURS = re.compile(r"(job|bmk|dts|mdl|pfl)_[0-9a-z]{26}-a[0-9]+")
+_OURS = re.compile(r"(job|bmk|dts|mdl|pfl|inf)_[0-9a-z]{26}-a[0-9]+")
 """Names of attempts' folders: a sweep touches nothing else, wherever the work folder was put."""
 
 

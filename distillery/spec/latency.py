@@ -7,7 +7,7 @@ from pydantic import Field
 from distillery.spec.frozen import Frozen
 
 RuntimeName = Literal[
-    "eager", "compiled", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8"
+    "eager", "compiled", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8", "cuda-graph"
 ]
 RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
     "eager": (
@@ -34,6 +34,10 @@ RUNTIMES: dict[RuntimeName, tuple[str, str]] = {
     "openvino-int8": (
         "The ONNX network of eight bits in OpenVINO.",
         "Often the fastest there is on a CPU; the table says what it costs in accuracy.",
+    ),
+    "cuda-graph": (
+        "PyTorch with the kernels of a call recorded once and launched as one CUDA graph.",
+        "On CUDA with small networks or batches, where launching kernels is what takes the time.",
     ),
 }
 """Of each runtime, what it is and when to use it."""

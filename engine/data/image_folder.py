@@ -107,17 +107,25 @@ def decoded(file: Path, *, channels: int) -> Tensor:
         UnreadableData: it is not a whole JPEG, PNG or WebP image, or larger than `MAX_FILE_BYTES` or `MAX_PIXELS`.
         MissingDependency: Pillow is not installed.
     """
-    return decoded_bytes(_content(file), channels=channels, source=str(file))
+    return decoded_bytes(
+        _content(file),
+        channels=channels,
+        named=f"'{file}'",
+        hint="Replace the file or remove it from its class folder.",
+    )
 
 
-def decoded_bytes(content: bytes, *, channels: int, source: str) -> Tensor:
-    """The image in the bytes of a file, uint8 [channels, H, W]; errors name it as `source`.
+def decoded_bytes(
+    content: bytes, *, channels: int, named: str, hint: str = "", most_pixels: int = MAX_PIXELS
+) -> Tensor:
+    """The image in the bytes of a file, uint8 [channels, H, W]; `named` is what a message calls it, `hint` its mend.
 
     Raises:
-        UnreadableData: it is not a whole JPEG, PNG or WebP image, or has more than `MAX_PIXELS`.
+        UnreadableData: it is not a whole JPEG, PNG or WebP image, or larger than `most_pixels`.
         MissingDependency: Pillow is not installed.
     """
     try:
+        import PIL
         from PIL import Image
     except ImportError:
         raise MissingDependency(
@@ -125,19 +133,18 @@ def decoded_bytes(content: bytes, *, channels: int, source: str) -> Tensor:
         ) from None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > most_pixels:
                 raise UnreadableData(
-                    f"'{source}' has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded.",
+                    f"{named} has {image.width}x{image.height} pixels; at most {most_pixels:,} are decoded.",
                     hint="Scale the image down.",
                 )
             return _pixels(image, channels=channels)
     except UnreadableData:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
-        raise UnreadableData(
-            f"'{source}' is not a whole JPEG, PNG or WebP image: {error}.",
-            hint="Replace the file or remove it from its class folder.",
-        ) from None
+        # What is no image at all is told with the address of the bytes in memory.
+        why = "" if isinstance(error, PIL.UnidentifiedImageError) else f": {error}"
+        raise UnreadableData(f"{named} is not a whole JPEG, PNG or WebP image{why}.", hint=hint) from None
 
 
 def _pixels(image: "Image.Image", *, channels: int) -> Tensor:

@@ -52,7 +52,7 @@ class Reading:
             MissingDependency: Pillow is not installed.
         """
         return [
-            decoded_bytes(content, channels=self._channels, source=f"image {place} of the batch")
+            decoded_bytes(content, channels=self._channels, named=f"image {place} of the batch")
             for place, content in enumerate(batch)
         ]
 

@@ -1,6 +1,7 @@
 """Where a spec can be measured on this machine, and the files that its runtimes load."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from distillery.spec import LatencySpec
 from engine import runtimes
 from engine.black_box import OnnxNetwork
 from engine.data.dataset import Dataset
+from engine.device_lease import DeviceLease, name_of
 from engine.export import check_onnx, export_onnx
 from engine.latency.loading import Subject
 from engine.latency.samples import calibration
@@ -41,10 +43,35 @@ def planned(spec: LatencySpec) -> tuple[tuple[Place, ...], tuple[str, ...]]:
     return tuple(places), tuple(notes)
 
 
+def demand_a_place(spec: LatencySpec) -> None:
+    """Refuse what this machine cannot measure at all, before hours are spent on what is to be measured.
+
+    Raises:
+        InvalidRequest: no runtime of the spec runs on any of its devices here.
+    """
+    places, notes = planned(spec)
+    if not places:
+        here = [each.name for each in runtimes.RUNTIMES if not each.absent_on(torch.device(_resolved("auto")))]
+        raise InvalidRequest(
+            f"Nothing of 'latency' can be measured on this worker. {' '.join(notes)}",
+            hint=f"Here run on {_resolved('auto')}: {', '.join(here)}. Or set 'latency: null'.",
+            pointer="/latency/runtimes",
+        )
+
+
 def _resolved(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+@contextmanager
+def devices_alone(spec: LatencySpec, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
+    with ExitStack() as held:
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
+            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
+        yield
 
 
 def for_graph(places: Sequence[Place]) -> tuple[tuple[Place, ...], tuple[str, ...]]:

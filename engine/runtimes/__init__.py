@@ -3,6 +3,7 @@
 from distillery.errors import UnknownName
 from distillery.spec.frozen import nearest
 from engine.runtimes.compiled import Compiled
+from engine.runtimes.cuda_graph import CudaGraph
 from engine.runtimes.eager import Eager, reference
 from engine.runtimes.onnx_runtime import OnnxRuntime, OnnxRuntimeInt8
 from engine.runtimes.openvino import OpenVino, OpenVinoBfloat16, OpenVinoInt8
@@ -15,6 +16,7 @@ __all__ = [
 
 RUNTIMES: tuple[Runtime, ...] = (
     Eager(), Compiled(), OnnxRuntime(), OnnxRuntimeInt8(), OpenVino(), OpenVinoBfloat16(), OpenVinoInt8(),
+    CudaGraph(),
 )  # fmt: skip
 
 

@@ -36,14 +36,18 @@ class EagerSession:
 
     def call(self, index: int) -> float | None:
         batch = self._batches[index % len(self._batches)]
+        return self._timed(lambda: self._network(batch))
+
+    def _timed(self, work: Callable[[], object]) -> float | None:
+        """Do it, and give the seconds that the device's own events measured, or None where it has none."""
         if self._events is None:
             with torch.inference_mode():
-                self._network(batch)
+                work()
             return None
         began, ended = self._events
         with torch.inference_mode():
             began.record()
-            self._network(batch)
+            work()
             ended.record()
         torch.cuda.synchronize(self._device)
         return float(began.elapsed_time(ended)) / 1000

@@ -23,10 +23,11 @@ from fastapi import FastAPI
 
 from app.main import create_app
 from distillery.views import Problem
-from store import leases
+from store import inference, leases
 from store.artifacts import Artifacts
 from store.config import StoreConfig
 from store.db import Database
+from store.inference import InferenceWorker
 from store.leases import Claim
 from tests.app.raw_http import HASTY, KEY, SPEC
 from worker.messages import ModelFacts
@@ -264,13 +265,13 @@ def check_problem() -> Callable[[httpx.Response, int, str], Problem]:
     return refused
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., Any]:
     """Waits for a condition, with a deadline."""
     return until
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch_on() -> Callable[..., Any]:
     """Launches an API on a database of the test's choice."""
     return launched
@@ -309,3 +310,86 @@ def started(api_process: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             return process
 
         yield start
+
+
+class InferenceProcess:
+    """`python -m worker.inference` over a database and the artifacts in a folder."""
+
+    def __init__(self, database_url: str, folder: Path, **environment: str) -> None:
+        self._database, self._folder = Database(database_url), folder
+        addresses = {
+            "DISTILLERY_DATABASE_URL": database_url,
+            "DISTILLERY_ARTIFACTS": str(folder / "artifacts"),
+            "DISTILLERY_WORK_DIR": str(folder / "work"),
+            "DISTILLERY_INFERENCE_THREADS": "1",
+        }
+        self.environment = os.environ | addresses | environment
+        self.running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What it has written."""
+        return self._folder / "inference.log"
+
+    def living(self) -> list[InferenceWorker]:
+        """Those that the API would find."""
+        with self._database.read() as session:
+            return inference.living(session)
+
+    @property
+    def worker(self) -> InferenceWorker:
+        """This one, as it announced itself."""
+        return self.living()[-1]
+
+    def start(self) -> None:
+        """Start it and wait until it is announced."""
+        before = {each.id for each in self.living()}
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "worker.inference"]
+            self.running = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        until(lambda: self._announced(before), seconds=120)
+
+    def _announced(self, before: set[str]) -> bool:
+        assert self.running is not None
+        assert self.running.poll() is None, self.log.read_text()
+        return bool({each.id for each in self.living()} - before)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.running is not None
+        self.running.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and wait for the end; the exit code."""
+        self.send(number)
+        assert self.running is not None
+        return self.running.wait(timeout=60)
+
+    def figures(self) -> dict[str, Any]:
+        """What it says of itself."""
+        worker = self.worker
+        headers = {"Authorization": f"Bearer {worker.token}"}
+        found: dict[str, Any] = httpx.get(f"{worker.url}/figures", headers=headers, timeout=60).json()
+        return found
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.running is not None and self.running.poll() is None:
+            self.running.kill()
+            self.running.wait()
+        self._database.close()
+
+
+@pytest.fixture(scope="session")
+def inference_on() -> Callable[..., Any]:
+    """Prepares an inference worker for a database and a folder, with variables of the test's own; not started yet."""
+
+    @contextmanager
+    def prepare(database_url: str, folder: Path, **environment: str) -> Iterator[InferenceProcess]:
+        process = InferenceProcess(database_url, folder, **environment)
+        try:
+            yield process
+        finally:
+            process.close()
+
+    return prepare

@@ -135,8 +135,9 @@ EXPECTED = {
     "Fenced": 409, "TrainingDiverged": 500, "ExportMismatch": 500, "CorruptFile": 500, "StorageFull": 507,
     "InvalidWebhook": 422, "KeyReused": 422, "Outdated": 412, "Unavailable": 503, "MissingDependency": 501,
     "InvalidImport": 422, "HostileFile": 422, "UnfitTeacher": 422, "QuotaExceeded": 413, "TooLarge": 413,
-    "EnvironmentsDiffer": 409, "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
+    "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
     "RuntimeCrashed": 500, "OutOfMemory": 500,
+    "EnvironmentsDiffer": 409, "InvalidInput": 422, "TooBusy": 429,
 }  # fmt: skip
 
 
@@ -146,6 +147,8 @@ def made(kind: type[errors.DistilleryError]) -> errors.DistilleryError:
         return kind([errors.FieldProblem("/a", "X", "Wrong.", "Mend it.")])
     if issubclass(kind, errors.UnsatisfiableRange):
         return kind("Outside.", size=5)
+    if issubclass(kind, errors.TooBusy):
+        return kind("Later.", retry_after_seconds=7)
     if issubclass(kind, errors.ServiceRefused):
         return kind("No.", status=400, problem_code="X")
     if issubclass(kind, errors.UnfitTeacher):
@@ -182,7 +185,8 @@ def test_every_error_of_ours_has_its_status(
     problem = check_problem(answer, EXPECTED[kind.__name__], code)
     assert problem.title == kind.title
     assert problem.type == f"urn:distillery:problem:{code.lower().replace('_', '-')}"
-    assert answer.headers.get("retry-after") == ("5" if kind is errors.Unavailable else None)
+    retry_after = {errors.Unavailable: "5", errors.TooBusy: "7"}
+    assert answer.headers.get("retry-after") == retry_after.get(kind)
     assert answer.headers.get("content-range") == ("bytes */5" if kind is errors.UnsatisfiableRange else None)
 
 

@@ -43,9 +43,14 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def served(launch_anywhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def served(launch_anywhere: Any, inference_on: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A live service with a finished job, a queued one, a model and a measurement, and what may be named in it."""
-    with launch_anywhere(tmp_path_factory.mktemp("fuzzed"), api_key=KEY) as live:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    with (
+        launch_anywhere(folder, api_key=KEY) as live,
+        inference_on(f"sqlite:///{folder / 'distillery.db'}", folder) as predicting,
+    ):
+        predicting.start()
         yield live.url, known_ids(live)
 
 

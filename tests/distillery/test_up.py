@@ -40,11 +40,12 @@ class Running:
 
     @property
     def children(self) -> dict[str, psutil.Process]:
-        """API and worker."""
+        """API, worker and inference worker."""
+        names = {"app.serve": "api", "worker.embedded": "worker", "worker.inference": "inference"}
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # dead, and not yet noticed by its parent
-                found["api" if "app.serve" in child.cmdline() else "worker"] = child
+            with contextlib.suppress(psutil.NoSuchProcess, StopIteration):  # dead, or not yet what it will be
+                found[next(names[word] for word in child.cmdline() if word in names)] = child
         return found
 
 
@@ -80,7 +81,8 @@ def test_the_service_is_ready_when_it_says_so(running: Running) -> None:
     with Client(running.url) as client:
         assert client.ready()
         assert list(client.jobs()) == []
-    assert set(running.children) == {"api", "worker"}
+    # The third comes when it is ready, so that it delays nothing.
+    wait_for(lambda: set(running.children) == {"api", "worker", "inference"})
     assert running.home.stat().st_mode & 0o777 == 0o700
 
 
@@ -92,13 +94,12 @@ def test_a_second_owner_of_the_home_is_refused_and_told_of_the_first(running: Ru
     assert "--home" in refused.stderr
 
 
-def test_a_killed_api_and_a_killed_worker_come_back(running: Running) -> None:
+def test_what_is_killed_comes_back(running: Running) -> None:
     before = running.children
+    assert set(before) == {"api", "worker", "inference"}
     for child in before.values():
         child.kill()
-    wait_for(
-        lambda: set(running.children) == {"api", "worker"} and not set(running.children.values()) & set(before.values())
-    )
+    wait_for(lambda: set(running.children) == set(before) and not set(running.children.values()) & set(before.values()))
     with Client(running.url) as client:
         wait_for(client.ready)
 

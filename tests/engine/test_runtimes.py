@@ -59,6 +59,7 @@ def forms(onnx_file: Path) -> Forms:
 def test_all_runtimes_of_the_spec_are_there_in_its_order_and_run_on_this_processor() -> None:
     assert [runtime.name for runtime in runtimes.RUNTIMES] == list(RUNTIMES)
     absent = {runtime.name: runtime.absent_on(CPU) for runtime in runtimes.RUNTIMES if runtime.absent_on(CPU)}
+    assert absent.pop("cuda-graph") == "CUDA graphs need a CUDA device"
     assert set(absent) <= {"openvino-bf16"}
     assert all("bfloat16" in reason for reason in absent.values())
 
@@ -176,6 +177,7 @@ def test_a_runtime_says_why_it_cannot_run_on_a_device(monkeypatch: pytest.Monkey
     assert "no CUDA device" in runtimes.find("eager").absent_on(cuda)
     assert "onnxruntime-gpu" in runtimes.find("onnxruntime").absent_on(cuda)
     assert "no CUDA device" in runtimes.find("compiled").absent_on(cuda)
+    assert "no CUDA device" in runtimes.find("cuda-graph").absent_on(cuda)
     for name in ("onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8"):
         assert "on the CPU" in runtimes.find(name).absent_on(cuda)
     with pytest.raises(MissingDependency, match="no CUDA provider"):

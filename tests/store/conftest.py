@@ -178,8 +178,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("sqlite_url"))
     url = str(request.getfixturevalue("shared_postgres"))
     with psycopg.connect(url) as connection:
-        connection.execute("DELETE FROM jobs")  # all else goes with them, but for the outbox and the webhooks
+        connection.execute("DELETE FROM jobs")  # all else goes with them, but for these
         connection.execute("DELETE FROM webhooks")
+        connection.execute("DELETE FROM inference_workers")
         connection.execute("DELETE FROM outbox")
     return url
 

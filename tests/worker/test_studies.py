@@ -349,3 +349,14 @@ def test_convolutions_teach_a_transformer_and_the_other_way_round(tmp_path, monk
         )  # fmt: skip
         told = run(job, tmp_path / str(number))
         assert {"training/loss/hint", "training/loss/review"} <= {key for m in told.of(Measured) for key in m.values}
+
+
+def test_what_cannot_be_measured_here_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    job = spec(latency={"runtimes": ["cuda-graph", "eager"], "devices": ["cuda"]})
+    with pytest.raises(InvalidRequest, match="cuda-graph on cuda, because PyTorch finds no CUDA device") as told:
+        run(job, tmp_path)
+    assert told.value.pointer == "/latency/runtimes"
+    assert "eager, compiled, onnxruntime" in told.value.hint

@@ -1,0 +1,168 @@
+"""Predictions are computed by inference workers: found in the database, asked over HTTP, within bounds.
+
+The API never loads a network. What it holds for a prediction is the body and a place, and both are given back when the
+answer is there, the time is over, or the client has gone.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import httpx
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app.bounds import Bounds
+from distillery import relay
+from distillery.errors import DistilleryError, InvalidRequest, TooBusy, TooLarge, Unavailable
+from distillery.predictions import MEDIA_TYPES, MOST_BODY_BYTES
+from distillery.turnstile import Turnstile
+from store.inference import InferenceWorker
+from store.servable import Asked
+
+CONNECT_SECONDS = 2.0
+_BODIES = 8
+"""Of the largest bodies there may be so many in memory."""
+_START = "Start one with: python -m worker.inference. `distillery up` and docker compose bring one along."
+
+
+class Predictions:
+    """The way from the API to the inference workers; `close` it at the end."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._turnstile = Turnstile(requests=bounds.predictions, bytes_=_BODIES * MOST_BODY_BYTES)
+        # No proxy of the environment stands between the parts of a service.
+        self._http = httpx.AsyncClient(
+            trust_env=False,
+            timeout=httpx.Timeout(bounds.prediction_seconds, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=bounds.predictions, max_keepalive_connections=16),
+        )
+
+    @property
+    def under_way(self) -> int:
+        """How many predictions have a place."""
+        return self._turnstile.requests
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def answer(
+        self, request: Request, find: Callable[[str], Awaitable[tuple[Asked, Sequence[InferenceWorker]]]]
+    ) -> bytes:
+        """The answer to a request as JSON. `find` is given the body's media type, before the body is read.
+
+        Raises:
+            TooBusy: too many predictions are under way here or at the workers.
+            TooLarge: the body is.
+            Unavailable: no inference worker answers.
+            distillery.errors.DistilleryError: what a worker says against the request.
+        """
+        media_type = _media_type(request)
+        with self._turnstile.place(_announced(request)):
+            asked, workers = await find(media_type)
+            if not workers:
+                raise Unavailable("No inference worker is running, and predictions need one.", hint=_START)
+            body = await self._read(request)
+            content = asked.model_dump_json().encode() + b"\n" + body
+            return await self._unless_gone(request, self._ask(content, _in_turn(asked, workers)))
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._bounds.body_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > MOST_BODY_BYTES:
+                        raise _too_large()
+        except TimeoutError:
+            raise HTTPException(408, f"The body was not whole after {self._bounds.body_seconds:g} seconds.") from None
+        if not body:
+            raise InvalidRequest("The request has no body.", hint="Send the bytes of an image, or a JSON object.")
+        return bytes(body)
+
+    async def _ask(self, content: bytes, workers: Sequence[InferenceWorker]) -> bytes:
+        """Ask one after the other, until one is there and has time. To ask twice does no harm."""
+        said: DistilleryError = Unavailable("No inference worker answers any more.", hint=_START)
+        try:
+            async with asyncio.timeout(self._bounds.prediction_seconds):
+                for worker in workers:
+                    try:
+                        return await self._once(content, worker)
+                    except TooBusy as busy:
+                        said = busy
+                    except httpx.TransportError:
+                        continue
+        except TimeoutError:
+            raise Unavailable(
+                f"The inference worker did not answer within {self._bounds.prediction_seconds:g} seconds.",
+                hint="Ask about fewer images at a time, or raise DISTILLERY_PREDICTION_SECONDS.",
+            ) from None
+        raise said
+
+    async def _once(self, content: bytes, worker: InferenceWorker) -> bytes:
+        headers = {"Authorization": f"Bearer {worker.token}", "Content-Type": "application/octet-stream"}
+        answer = await self._http.post(f"{worker.url}/predict", content=content, headers=headers)
+        if answer.is_success:
+            return answer.content
+        if answer.status_code == httpx.codes.UNAUTHORIZED:  # another process listens where that one did
+            raise httpx.ConnectError("not the worker that was announced")
+        raise relay.unpacked(answer.content)
+
+    async def _unless_gone(self, request: Request, asking: Any) -> bytes:
+        """The answer; when the client hangs up before, the worker is no longer waited for, and hears of it."""
+        working = asyncio.ensure_future(asking)
+        leaving = asyncio.ensure_future(_hung_up(request))
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientDisconnect
+            found: bytes = working.result()
+            return found
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_turn(asked: Asked, workers: Sequence[InferenceWorker]) -> list[InferenceWorker]:
+    """The workers, first the one that is asked for this network every time, so that not each of them loads it."""
+    wanted = asked.networks[0].sha256
+
+    def weight(worker: InferenceWorker) -> bytes:
+        return hashlib.sha256(f"{wanted}/{worker.id}".encode()).digest()
+
+    return sorted(workers, key=weight)
+
+
+def _media_type(request: Request) -> str:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in MEDIA_TYPES:
+        shown = f"'{kind[:100]}'" if kind else "of no stated type"
+        raise HTTPException(415, f"The body is {shown}. Read are {', '.join(MEDIA_TYPES)}.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise HTTPException(415, "The body is compressed. Send it without 'Content-Encoding'.")
+    return kind
+
+
+def _announced(request: Request) -> int:
+    """Bytes of the body; of one that does not say, the most that there may be."""
+    text = request.headers.get("content-length", "")
+    size = int(text) if text.isdecimal() else MOST_BODY_BYTES
+    if size > MOST_BODY_BYTES:
+        raise _too_large()
+    return size
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(
+        f"The body is larger than {MOST_BODY_BYTES:,} bytes.", hint="Send fewer images at a time, or smaller ones."
+    )
