@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -19,6 +21,8 @@ TICK_SECONDS = 0.2
 SILENCE_SECONDS = 900.0
 """Without a sign of life the process has hung; a single call of a large network may take minutes."""
 _SETTLE_SECONDS = 5.0
+_DEEPEST = 60
+"""Of the 107 characters of a socket's path, so many may be those of the folder for temporary files."""
 
 
 def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_seconds: float = SILENCE_SECONDS) -> Made:
@@ -30,6 +34,7 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
         OutOfMemory: `work` ran out of memory, or the system killed the process.
         RuntimeCrashed: the process died, hung, or raised anything else.
     """
+    _shorten_socket_paths()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["engine.latency.cell"])
     ours, theirs = context.Pipe(duplex=False)
@@ -50,6 +55,17 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
     if error is not None:
         raise error
     return made  # type: ignore[no-any-return]  # what came through the pipe is what `work` gave
+
+
+def _shorten_socket_paths() -> None:
+    """Have the fork server listen at a path that a socket may have: where temporary files lie deep, at another one."""
+    if len(tempfile.gettempdir()) <= _DEEPEST:
+        return
+    deep, tempfile.tempdir = tempfile.tempdir, "/tmp"  # noqa: S108 - a fresh folder of this user's is made in it
+    try:
+        util.get_temp_dir()  # is made once, and remembered
+    finally:
+        tempfile.tempdir = deep
 
 
 def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tuple[Any, Exception | None] | None:
