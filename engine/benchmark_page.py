@@ -1,15 +1,17 @@
 """The result of a benchmark as one HTML page: for each runtime, batch size and device who is faster, and how the calls
 spread. No script, no network, everything inside."""
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from distillery.errors import MissingDependency
 from distillery.report import LatencyComparison, LatencyReport, LatencyRow, Verdict
 from engine import pages, plots
 from engine.figures import axis_percent, axis_seconds, ratio
-from engine.latency.samples import read_rows
+from engine.latency.several import COMPARED
 from engine.report_page import facts
 from engine.report_scenarios import Panel, panels, server_plot, sweep_plot
 
@@ -27,9 +29,9 @@ Calls = Mapping[tuple[str, Place, str], Sequence[float]]
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that was measured in one runtime, batch size and device."""
+    """Everything that was compared in one runtime, batch size, device and input."""
 
-    place: Place
+    title: str
     comparisons: tuple[LatencyComparison, ...]
     rows: tuple[tuple[LatencyRow, LatencyComparison | None], ...]
     """The reference, then every other model with its comparison."""
@@ -38,14 +40,14 @@ class Cell:
 
 
 def render(report: LatencyReport, *, name: str, samples: Path) -> str:
-    """The whole page; `samples` are those that `compare_several` wrote, or `compare`. All names are escaped.
+    """The whole page; `samples` is the CSV that `compare_several` wrote, or `compare`. All names are escaped.
 
     Raises:
         MissingDependency: jinja2 is not installed.
     """
     calls = read_calls(samples)
     kinds = {model: _KINDS[place % len(_KINDS)] for place, model in enumerate(report.weights_sha256)}
-    reference = report.comparisons[0].rows[0].model if report.comparisons else next(iter(report.weights_sha256))
+    reference = next(iter(report.weights_sha256))
     values: dict[str, Any] = {
         "report": report,
         "name": name,
@@ -64,13 +66,34 @@ def render(report: LatencyReport, *, name: str, samples: Path) -> str:
 
 
 def read_calls(samples: Path) -> dict[tuple[str, Place, str], list[float]]:
-    """The raw times."""
+    """The raw times, from Parquet or CSV.
+
+    Raises:
+        MissingDependency: pyarrow, which reads Parquet, is not installed.
+    """
     calls: dict[tuple[str, Place, str], list[float]] = {}
-    for row in read_rows(samples):
-        place = (row["runtime"], row["device"], int(row["batch"]), row["input"])
-        compared = row.get("compared", "student")
+    for row in _rows(samples):
+        place = (row["runtime"], row["device"], int(row["batch"]), row.get("input", "model"))
+        compared = row.get(COMPARED, "student")
         calls.setdefault((compared, place, row["model"]), []).append(float(row["seconds"]))
     return calls
+
+
+def _rows(samples: Path) -> Iterator[dict[str, Any]]:
+    if samples.suffix == ".csv":
+        with samples.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+        return
+    try:
+        from pyarrow import parquet
+    except ImportError as absent:
+        raise MissingDependency(
+            "The raw samples are Parquet, and pyarrow, which reads it, is not installed.",
+            hint="Install it with: pip install pyarrow",
+        ) from absent
+    with parquet.ParquetFile(samples) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
 
 
 def _panels(report: LatencyReport, *, kinds: Mapping[str, str]) -> list[Panel]:
@@ -95,7 +118,7 @@ def _cell(place: Place, found: Sequence[LatencyComparison], *, calls: Calls, kin
     rows: list[tuple[LatencyRow, LatencyComparison | None]] = [(reference, None)]
     rows += [(each.rows[1], each) for each in found]
     return Cell(
-        place=place,
+        title=f"{place[0]} · batch {place[2]} · {place[1]}{'' if place[3] == 'model' else ' · from encoded bytes'}",
         comparisons=tuple(found),
         rows=tuple(rows),
         speedups=_speedups(found, reference=reference.model),

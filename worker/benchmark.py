@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from engine.latency.several import Named
 
 SAMPLES = "benchmark_samples.parquet"
+PARQUET = "application/vnd.apache.parquet"
 REPEAT_WITH = "distillery benchmark run reproduce.yaml"
 _SECONDS_BETWEEN_WORDS = 1.0
 
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop_requested: Callabl
     plan = Plan.model_validate_json(options.plan.read_bytes())
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as worker.run does, and why
-    from engine.latency.places import devices_alone
+    from engine.latency.several import devices_alone
     from engine.loop import Stopped
     from worker.contestants import contestants
 
@@ -134,10 +135,7 @@ def _deliver(plan: Plan, report: LatencyReport, *, out: Path, teller: Teller) ->
     for name, (_, content) in files.items():
         with written_whole(out / name) as writer:
             writer.write(content.encode())
-    for name, media_type in {
-        **{name: kind for name, (kind, _) in files.items()},
-        SAMPLES: "application/vnd.apache.parquet",
-    }.items():
+    for name, media_type in {**{name: kind for name, (kind, _) in files.items()}, SAMPLES: PARQUET}.items():
         path = out / name
         teller.tell(
             Delivered(

@@ -1,13 +1,14 @@
 """python -m engine.latency --job resolved.json --teacher teacher.safetensors --student student.safetensors --out DIR
 
-Repeats the latency measurement of a job. Writes DIR/latency.json, the raw samples as DIR/latency_samples.parquet (.csv
-where pyarrow is not installed) and, where Jinja2 is installed, DIR/latency.html, and prints a table.
+Repeats the latency measurement of a job. Writes DIR/latency.json, DIR/latency_samples.parquet (.csv where pyarrow is
+not installed) and, where Jinja2 is installed, DIR/latency.html, and prints a table.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,11 @@ from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.delivered import network_of
+from engine.device_lease import DeviceLease, name_of
 from engine.intake import weights_onnx
 from engine.latency.compare import Contestant, compare, repeat_command
-from engine.latency.places import devices_alone
+from engine.latency.places import planned
 from engine.weights import read_metadata
-
-_SAMPLES = f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
     )
     _demand_same_data(job, dataset)
     dataset = _normalised_as(arguments.student, dataset)
-    with devices_alone(job.latency or LatencySpec(), on_wait=_waiter()):
+    with _devices_alone(job.latency or LatencySpec()):
         report = _compared(arguments, job, dataset)
     with written_whole(arguments.out / "latency.json") as writer:
         writer.write(report.model_dump_json(indent=2).encode() + b"\n")
@@ -74,7 +74,7 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
 
 def _draw(report: LatencyReport, *, name: str, out: Path) -> None:
     try:
-        page = benchmark_page.render(report, name=name, samples=out / _SAMPLES)
+        page = benchmark_page.render(report, name=name, samples=out / _samples_name())
     except MissingDependency as absent:  # the figures stand without a page
         sys.stderr.write(f"latency.html is left out: {absent}\n")
         return
@@ -82,8 +82,13 @@ def _draw(report: LatencyReport, *, name: str, out: Path) -> None:
         writer.write(page.encode())
 
 
-def _waiter() -> Callable[[], None]:
-    """Tells once that one waits."""
+def _samples_name() -> str:
+    return f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}"
+
+
+@contextmanager
+def _devices_alone(spec: LatencySpec) -> Iterator[None]:
+    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
     told: list[bool] = []
 
     def on_wait() -> None:
@@ -91,7 +96,10 @@ def _waiter() -> Callable[[], None]:
             told.append(True)
             sys.stderr.write("Waiting: something is trained or measured on the device.\n")
 
-    return on_wait
+    with ExitStack() as held:
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
+            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
+        yield
 
 
 def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> LatencyReport:
@@ -106,7 +114,7 @@ def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> 
             student=arguments.student.name,
             threads=arguments.threads,
         ),
-        samples_file=arguments.out / _SAMPLES,
+        samples_file=arguments.out / _samples_name(),
     )
 
 

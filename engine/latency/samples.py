@@ -117,17 +117,7 @@ class Timed:
 
 
 def write_samples(timed: Iterable[Timed], path: Path) -> None:
-    """Every timed call as a row of `path`; as `write_rows`."""
-    rows = [
-        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
-        for each in timed
-        for call in each.calls
-    ]
-    write_rows(COLUMNS, rows, path)
-
-
-def write_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], path: Path) -> None:
-    """A table in Parquet or, where `path` ends in .csv, in CSV with seconds to the nanosecond.
+    """Every timed call as a row, in Parquet or, where `path` ends in .csv, in CSV with seconds to the nanosecond.
 
     `device_seconds` is empty where the device tells none.
 
@@ -135,32 +125,26 @@ def write_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], path: Path
         MissingDependency: pyarrow, which writes Parquet, is not installed.
         StorageFull: no space is left.
     """
-    content = _csv(columns, rows) if path.suffix == ".csv" else _parquet(columns, rows)
+    rows = [
+        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
+        for each in timed
+        for call in each.calls
+    ]
+    content = _csv(rows) if path.suffix == ".csv" else _parquet(rows)
     with written_whole(path) as writer:
         writer.write(content)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of such a table, by the names of its columns; everything in CSV is text."""
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    from pyarrow import parquet
-
-    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    return rows
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+def _csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(columns)
-    for row in rows:
-        table.writerow(f"{each:.9f}" if isinstance(each, float) else each for each in row)
+    table.writerow(COLUMNS)
+    for *told, seconds, device in rows:
+        table.writerow((*told, f"{seconds:.9f}", "" if device is None else f"{device:.9f}"))
     return text.getvalue().encode()
 
 
-def _parquet(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+def _parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -169,12 +153,10 @@ def _parquet(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
             "Raw samples are written as Parquet with pyarrow, which is not installed.",
             hint="Install it with: pip install pyarrow, or write them as CSV.",
         ) from absent
-    kinds = {"seconds": pyarrow.float64(), "device_seconds": pyarrow.float64()}
-    kinds |= dict.fromkeys(("batch", "load", "round", "order", "call"), pyarrow.int32())
-    arrays = [
-        pyarrow.array([row[place] for row in rows], type=kinds.get(name, pyarrow.string()))
-        for place, name in enumerate(columns)
-    ]
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(),
+             pyarrow.int32(),
+             pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())  # fmt: skip
+    columns = [pyarrow.array([row[place] for row in rows], type=kind) for place, kind in enumerate(kinds)]
     out = io.BytesIO()
-    parquet.write_table(pyarrow.table(arrays, names=list(columns)), out, compression="zstd")
+    parquet.write_table(pyarrow.table(columns, names=list(COLUMNS)), out, compression="zstd")
     return out.getvalue()

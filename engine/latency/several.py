@@ -1,21 +1,25 @@
 """Any number of networks against one of them: a comparison in pairs for each, told as one report."""
 
+import csv
+import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 from distillery.errors import DistilleryError, InvalidRequest, StorageFull
 from distillery.report import LatencyComparison, LatencyFailure, LatencyReport, ServerResult, Sweep
 from distillery.spec import LatencySpec
 from engine import black_boxes, runtimes
+from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
+from engine.device_lease import DeviceLease, name_of
 from engine.latency.compare import Contestant, compare
 from engine.latency.places import planned
-from engine.latency.samples import COLUMNS, read_rows, write_rows
 
 ALONE = (
     "Only one model was named, so it is held against itself: a speed-up other than 1 shows how much the machine alone "
@@ -23,8 +27,10 @@ ALONE = (
 )
 _ROLE = re.compile(r"\b([Tt]he )?(teacher|student)\b")
 _SIDES = {"teacher": "reference", "student": "model"}
-_COMPARED = "compared"
+COMPARED = "compared"
 """The column that tells of which pair a call is: the name of the model that was held against the reference."""
+
+Alone = TypeVar("Alone", Sweep, ServerResult)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +66,11 @@ def compare_several(
 
     A pair that breaks off is told among the failures, and the others stand. One model alone is held against itself.
     `on_block` is called between blocks, and what it raises abandons the measurement; `on_pair` before each pair, with
-    the number of those that are done. The raw times go to `samples_file`, Parquet or CSV by its name.
+    the number of those that are done. The raw times go to `samples_file`, Parquet or CSV by
+    its name.
 
     Raises:
-        DistilleryError: of the first pair, where every one of them broke off.
+        DistilleryError: of the first pair, where nothing at all could be measured.
         StorageFull: no space is left.
     """
     slow = next(each for each in models if each.name == reference)
@@ -93,6 +100,15 @@ def compare_several(
     return merged
 
 
+@contextmanager
+def devices_alone(spec: LatencySpec, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
+    with ExitStack() as held:
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
+            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
+        yield
+
+
 def _for_pair(spec: LatencySpec, slow: Named, other: Named) -> tuple[LatencySpec, tuple[str, ...]]:
     """The runtimes that both networks run in: an ONNX graph runs in those that load one, and in no other."""
     graphs = [each.name for each in (slow, other) if black_boxes.is_opaque(each.contestant.network)]
@@ -113,11 +129,9 @@ def _for_pair(spec: LatencySpec, slow: Named, other: Named) -> tuple[LatencySpec
 
 def _merged(pairs: Sequence[_Pair], *, slow: Named, spec: LatencySpec) -> LatencyReport:
     told = [(pair.model, pair.report) for pair in pairs if pair.report is not None]
-    if not told:
-        raise _why(pairs[0], reference=slow.name)
+    failures = tuple(_failures(pairs, reference=slow.name, spec=spec))
     if not any(report.comparisons or report.sweeps or report.servers for _, report in told):
-        broken = next(_failures(pairs, reference=slow.name, spec=spec))
-        raise InvalidRequest(f"Nothing could be measured. {broken.detail}", hint=broken.hint, pointer="/measure")
+        raise _why(pairs, failures, reference=slow.name)
     first = told[0][1]
     sha256 = {slow.name: first.weights_sha256["teacher"]}
     sha256 |= {model.name: report.weights_sha256["student"] for model, report in told}
@@ -129,37 +143,38 @@ def _merged(pairs: Sequence[_Pair], *, slow: Named, spec: LatencySpec) -> Latenc
                 for model, report in told
                 for each in report.comparisons
             ),
-            "sweeps": tuple(_each_once("sweeps", told, reference=slow.name)),
-            "servers": tuple(_each_once("servers", told, reference=slow.name)),
-            "failures": tuple(_failures(pairs, reference=slow.name, spec=spec)),
+            "sweeps": _alone([(model.name, report.sweeps) for model, report in told], reference=slow.name),
+            "servers": _alone([(model.name, report.servers) for model, report in told], reference=slow.name),
+            "failures": failures,
             "weights_sha256": sha256,
             "notes": tuple(dict.fromkeys(([ALONE] if told[0][0] is slow else []) + notes)),
         }
     )
 
 
-def _each_once(
-    kind: Literal["sweeps", "servers"], told: Sequence[tuple[Named, LatencyReport]], *, reference: str
-) -> Iterator[Sweep | ServerResult]:
-    """Those of every model, and of the reference those of the first pair."""
-    for number, (model, report) in enumerate(told):
-        found: Sequence[Sweep | ServerResult] = getattr(report, kind)
-        for each in found:
-            if each.model == "student" or number == 0:
-                name = model.name if each.model == "student" else reference
-                notes = tuple(_spoken(note, _names(reference, model.name)) for note in each.notes)
-                yield each.model_copy(update={"model": name, "notes": notes})
+def _alone(told: Sequence[tuple[str, Sequence[Alone]]], *, reference: str) -> tuple[Alone, ...]:
+    """What was measured of each network on its own; the reference's is that of the first pair which has one."""
+    found: dict[tuple[str, str, str, str], Alone] = {}
+    for model, measured in told:
+        names = _names(reference, model)
+        for each in measured:
+            name = reference if each.model == "teacher" else model
+            changed = {"model": name, "notes": tuple(_spoken(note, names) for note in each.notes)}
+            found.setdefault((name, each.runtime, each.device, each.input), each.model_copy(update=changed))
+    return tuple(found.values())
 
 
-def _why(pair: _Pair, *, reference: str) -> Exception:
+def _why(pairs: Sequence[_Pair], failures: Sequence[LatencyFailure], *, reference: str) -> DistilleryError:
     """The error of a benchmark of which nothing could be measured."""
-    error, names = pair.error, _names(reference, pair.model.name)
+    error, names = pairs[0].error, _names(reference, pairs[0].model.name)
     if isinstance(error, DistilleryError):
         error.detail = _spoken(error.detail, names)
         error.pointer = error.pointer.replace("/latency", "/measure")
         return error
-    detail = f"Nothing could be measured. {_spoken(_first_line(error), names)}"
-    return InvalidRequest(detail, hint="Try a smaller batch, or another runtime.", pointer="/measure")
+    first = failures[0] if failures else None
+    detail = _spoken(_first_line(error), names) if error or first is None else first.detail
+    hint = (first.hint if first else "") or "Try a smaller batch, or another runtime."
+    return InvalidRequest(f"Nothing could be measured. {detail}", hint=hint, pointer="/measure")
 
 
 def _failures(pairs: Sequence[_Pair], *, reference: str, spec: LatencySpec) -> Iterator[LatencyFailure]:
@@ -172,10 +187,12 @@ def _failures(pairs: Sequence[_Pair], *, reference: str, spec: LatencySpec) -> I
         if pair.error is None:
             continue
         hint = pair.error.hint if isinstance(pair.error, DistilleryError) else ""
-        for place, given, batch_size in product(planned(spec)[0], spec.inputs, spec.batch_sizes):
+        detail = _spoken(_first_line(pair.error), names)
+        cells = product(planned(spec)[0], dict.fromkeys(spec.inputs), dict.fromkeys(spec.batch_sizes))
+        for place, given, size in cells:
             yield LatencyFailure(
-                runtime=place.runtime.name, device=place.device.type, batch_size=batch_size, input=given,
-                model=pair.model.name, detail=_spoken(_first_line(pair.error), names), hint=hint,
+                runtime=place.runtime.name, device=place.device.type, batch_size=size, input=given,
+                model=pair.model.name, detail=detail, hint=hint,
             )  # fmt: skip
 
 
@@ -214,11 +231,42 @@ def _first_line(error: Exception | None) -> str:
 
 
 def _write_samples(pairs: Sequence[_Pair], path: Path, *, reference: str) -> None:
-    """Every call of every pair, as it was written, with the models' names; `control` stays what it is."""
-    rows = []
+    """Every call of every pair with the models' names, in Parquet or CSV by its name; `control` stays what it is."""
+    measured = [pair for pair in pairs if pair.report is not None]
+    content = _csv(measured, reference) if path.suffix == ".csv" else _parquet(measured, reference)
+    with written_whole(path) as whole:
+        whole.write(content)
+
+
+def _csv(pairs: Sequence[_Pair], reference: str) -> bytes:
+    text = io.StringIO(newline="")
+    headed = False
     for pair in pairs:
         names = {"teacher": reference, "student": pair.model.name}
-        for row in read_rows(pair.samples) if pair.report else ():
-            told = {**row, "model": names.get(row["model"], row["model"])}
-            rows.append((pair.model.name, *(told[column] for column in COLUMNS)))
-    write_rows((_COMPARED, *COLUMNS), rows, path)
+        with pair.samples.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            writer = csv.DictWriter(text, [COMPARED, *(rows.fieldnames or ())])
+            if not headed:
+                writer.writeheader()
+            headed = True
+            for row in rows:
+                writer.writerow({COMPARED: pair.model.name, **row, "model": names.get(row["model"], row["model"])})
+    return text.getvalue().encode()
+
+
+def _parquet(pairs: Sequence[_Pair], reference: str) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    tables = []
+    for pair in pairs:
+        names = {"teacher": reference, "student": pair.model.name}
+        table = parquet.read_table(pair.samples)
+        place = table.column_names.index("model")
+        called = pyarrow.array([names.get(each, each) for each in table["model"].to_pylist()], type=pyarrow.string())
+        table = table.set_column(place, "model", called)
+        compared = pyarrow.array([pair.model.name] * len(table), type=pyarrow.string())
+        tables.append(table.add_column(0, COMPARED, compared))
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.concat_tables(tables), out, compression="zstd")
+    return out.getvalue()

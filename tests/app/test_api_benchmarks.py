@@ -55,7 +55,7 @@ def measured(either: Any, distilled: Callable[..., str]) -> Callable[..., str]:
         assert asked.status_code == 202, asked.text
         claim = either.worker.claim(asked.json()["id"])
         either.worker.deliver(claim, "benchmark.html", PAGE, media_type="text/html; charset=utf-8")
-        either.worker.deliver(claim, "benchmark_samples.parquet", b"PAR1", media_type="application/vnd.apache.parquet")
+        either.worker.deliver(claim, "benchmark_samples.csv", b"compared\n", media_type="text/csv")
         result = report or against("big", {"big": 2.0, "small": 1.0})
         keep = partial(benchmarks.keep, benchmark_id=claim.id, result=result)
         either.worker.do(leases.succeed, claim, summary="measured", keep=keep)
@@ -127,8 +127,8 @@ def test_a_result_comes_in_three_forms(either: Any, measured: Callable[..., str]
 def test_the_files_of_a_benchmark_are_downloaded(either: Any, measured: Callable[..., str], check_problem: Any) -> None:
     there = f"/v1/benchmarks/{measured()}/artifacts"
     (page, samples) = either.http.get(there).json()["data"]
-    assert (page["name"], samples["name"]) == ("benchmark.html", "benchmark_samples.parquet")
-    assert samples["url"] == f"{there}/benchmark_samples.parquet"
+    assert (page["name"], samples["name"]) == ("benchmark.html", "benchmark_samples.csv")
+    assert samples["url"] == f"{there}/benchmark_samples.csv"
     answer = either.http.get(samples["url"])
     assert (answer.content, answer.headers["etag"]) == (b"compared\n", f'"sha256-{samples["sha256"]}"')
     assert either.http.head(samples["url"]).headers["content-length"] == "9"

@@ -135,9 +135,9 @@ EXPECTED = {
     "Fenced": 409, "TrainingDiverged": 500, "ExportMismatch": 500, "CorruptFile": 500, "StorageFull": 507,
     "InvalidWebhook": 422, "KeyReused": 422, "Outdated": 412, "Unavailable": 503, "MissingDependency": 501,
     "InvalidImport": 422, "HostileFile": 422, "UnfitTeacher": 422, "QuotaExceeded": 413, "TooLarge": 413,
-    "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
+    "EnvironmentsDiffer": 409, "DigestMismatch": 400, "JobEndedBadly": 500, "StillRunning": 500, "ServiceRefused": 500,
     "RuntimeCrashed": 500, "OutOfMemory": 500,
-    "EnvironmentsDiffer": 409, "InvalidInput": 422, "TooBusy": 429,
+    "InvalidInput": 422, "TooBusy": 429,
 }  # fmt: skip
 
 

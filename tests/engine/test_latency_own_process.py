@@ -157,3 +157,17 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def test_temporary_files_may_lie_deep(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    code = (
+        "from tests.engine.test_latency_own_process import Works; from engine.latency.own_process import in_own_process"
+    )
+    code += "; print(in_own_process(Works(7), on_tick=lambda: None)[0])"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"TMPDIR": str(deep)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert told.stdout == "42\n", told.stderr

@@ -53,7 +53,7 @@ def test_a_benchmark_is_work_like_any_other(shop: Any) -> None:
         f"{subject.id}/teacher", [f"{subject.id}/teacher", "small"],
     )  # fmt: skip
     assert claim.asked.dataset == subject.spec.dataset.model_copy(update={"image_size": 32})
-    shop.deliver(claim, "benchmark_samples.parquet")
+    shop.deliver(claim, "benchmark_samples.csv")
     result = against(f"{subject.id}/teacher", {f"{subject.id}/teacher": 2.0, "small": 1.0})
     shop.do(
         leases.succeed,
@@ -150,12 +150,12 @@ def test_a_running_benchmark_is_asked_to_stop(shop: Any) -> None:
 def test_the_files_of_a_deleted_benchmark_are_deleted(shop: Any) -> None:
     asked = ask(shop, {"job": succeeded(shop).id})
     claim = shop.claim(asked.id)
-    shop.deliver(claim, "benchmark_samples.parquet")
+    shop.deliver(claim, "benchmark_samples.csv")
     shop.do(leases.succeed, claim, summary="done")
-    assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["benchmark_samples.parquet"]
+    assert [each.name for each in shop.see(files.artifacts, asked.id)] == ["benchmark_samples.csv"]
     shop.do(removal.delete_benchmark, asked.id)
     (told,) = shop.sql("SELECT payload FROM outbox WHERE kind = 'delete'")
-    assert "benchmark_samples.parquet" in str(told.payload)
+    assert "benchmark_samples.csv" in str(told.payload)
 
 
 def test_benchmarks_come_in_pages_by_label_and_state(shop: Any) -> None:
