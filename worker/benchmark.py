@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop_requested: Callabl
     plan = Plan.model_validate_json(options.plan.read_bytes())
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as worker.run does, and why
-    from engine.latency.several import devices_alone
+    from engine.latency.places import devices_alone
     from engine.loop import Stopped
     from worker.contestants import contestants
 

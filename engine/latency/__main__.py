@@ -7,8 +7,7 @@ not installed) and, where Jinja2 is installed, DIR/latency.html, and prints a ta
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +24,9 @@ from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.delivered import network_of
-from engine.device_lease import DeviceLease, name_of
 from engine.intake import weights_onnx
 from engine.latency.compare import Contestant, compare, repeat_command
-from engine.latency.places import planned
+from engine.latency.places import devices_alone
 from engine.weights import read_metadata
 
 
@@ -64,7 +62,7 @@ def _measured(arguments: argparse.Namespace) -> LatencyReport:
     )
     _demand_same_data(job, dataset)
     dataset = _normalised_as(arguments.student, dataset)
-    with _devices_alone(job.latency or LatencySpec()):
+    with devices_alone(job.latency or LatencySpec(), on_wait=_waiter()):
         report = _compared(arguments, job, dataset)
     with written_whole(arguments.out / "latency.json") as writer:
         writer.write(report.model_dump_json(indent=2).encode() + b"\n")
@@ -86,9 +84,8 @@ def _samples_name() -> str:
     return f"latency_samples.{'parquet' if find_spec('pyarrow') else 'csv'}"
 
 
-@contextmanager
-def _devices_alone(spec: LatencySpec) -> Iterator[None]:
-    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
+def _waiter() -> Callable[[], None]:
+    """Tells once that one waits."""
     told: list[bool] = []
 
     def on_wait() -> None:
@@ -96,10 +93,7 @@ def _devices_alone(spec: LatencySpec) -> Iterator[None]:
             told.append(True)
             sys.stderr.write("Waiting: something is trained or measured on the device.\n")
 
-    with ExitStack() as held:
-        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
-            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
-        yield
+    return on_wait
 
 
 def _compared(arguments: argparse.Namespace, job: JobSpec, dataset: Dataset) -> LatencyReport:

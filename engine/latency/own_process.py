@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -21,10 +23,12 @@ START_SECONDS = 300.0
 SILENCE_SECONDS = 900.0
 """Without a sign of life the process has hung; a single call of a large network may take minutes."""
 _SETTLE_SECONDS = 5.0
+_DEEPEST = 60
+"""Of the 107 characters of a socket's path, so many may be those of the folder for temporary files."""
 
 
 def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_seconds: float = SILENCE_SECONDS) -> Made:
-    """What `work` gives. It runs in a fresh process, which shares nothing with this one, and calls its
+    """What `work` gives. It runs in a fresh process, which has torch and none of this one's threads, and calls its
     argument every now and then; `on_tick` is called here meanwhile, and what that raises ends the process.
 
     Raises:
@@ -32,8 +36,9 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
         OutOfMemory: `work` ran out of memory, or the system killed the process.
         RuntimeCrashed: the process died, hung, or raised anything else.
     """
-    # A fork server would start faster, but it listens at a path, which is too long where temporary folders lie deep.
-    context = multiprocessing.get_context("spawn")
+    _shorten_socket_paths()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["engine.latency.cell"])
     ours, theirs = context.Pipe(duplex=False)
     # Pickled here: multiprocessing would hand each tensor over as a file descriptor, and large networks have too many.
     child = context.Process(target=_child, args=(pickle.dumps(work), theirs), daemon=True)
@@ -52,6 +57,17 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
     if error is not None:
         raise error
     return made  # type: ignore[no-any-return]  # what came through the pipe is what `work` gave
+
+
+def _shorten_socket_paths() -> None:
+    """Have the fork server listen at a path that a socket may have: where temporary files lie deep, at another one."""
+    if len(tempfile.gettempdir()) <= _DEEPEST:
+        return
+    deep, tempfile.tempdir = tempfile.tempdir, "/tmp"  # noqa: S108 - a fresh folder of this user's is made in it
+    try:
+        util.get_temp_dir()  # is made once, and remembered
+    finally:
+        tempfile.tempdir = deep
 
 
 def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tuple[Any, Exception | None] | None:

@@ -1,6 +1,7 @@
 """Where a spec can be measured on this machine, and the files that its runtimes load."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from distillery.spec import LatencySpec
 from engine import runtimes
 from engine.black_box import OnnxNetwork
 from engine.data.dataset import Dataset
+from engine.device_lease import DeviceLease, name_of
 from engine.export import check_onnx, export_onnx
 from engine.latency.loading import Subject
 from engine.latency.samples import calibration
@@ -61,6 +63,15 @@ def _resolved(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+@contextmanager
+def devices_alone(spec: LatencySpec, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
+    with ExitStack() as held:
+        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
+            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
+        yield
 
 
 def for_graph(places: Sequence[Place]) -> tuple[tuple[Place, ...], tuple[str, ...]]:

@@ -5,7 +5,6 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,6 @@ from distillery.spec import LatencySpec
 from engine import black_boxes, runtimes
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
-from engine.device_lease import DeviceLease, name_of
 from engine.latency.compare import Contestant, compare
 from engine.latency.places import planned
 
@@ -98,15 +96,6 @@ def compare_several(
         if samples_file is not None:
             _write_samples(pairs, samples_file, reference=reference)
     return merged
-
-
-@contextmanager
-def devices_alone(spec: LatencySpec, *, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Wait until nothing is trained on the devices, and keep others from it for as long as the block lasts."""
-    with ExitStack() as held:
-        for name in sorted({name_of(place.device) for place in planned(spec)[0]}):
-            held.enter_context(DeviceLease(name, on_wait=on_wait).alone())
-        yield
 
 
 def _for_pair(spec: LatencySpec, slow: Named, other: Named) -> tuple[LatencySpec, tuple[str, ...]]:

@@ -40,6 +40,19 @@ def test_benchmarks_stand_side_by_side() -> None:
     assert found.warnings == ()
 
 
+def test_what_is_timed_from_encoded_bytes_stands_apart() -> None:
+    whole = comparison(row("big", 9.0, input="end_to_end"), row("small", 4.0, input="end_to_end"), input="end_to_end")
+    found = compared({
+        "bmk_1": report([comparison(row("big", 4.0), row("small", 2.0)), whole]),
+        "bmk_2": against("big", {"big": 4.0, "small": 1.0}),
+    })  # fmt: skip
+    assert [(each.model, each.input, len(each.timed)) for each in found.rows] == [
+        ("big", "model", 2), ("small", "model", 2), ("big", "end_to_end", 1), ("small", "end_to_end", 1),
+    ]  # fmt: skip
+    rows = csv.DictReader(io.StringIO(as_csv(report([whole]))))
+    assert [each["input"] for each in rows] == ["end_to_end"] * 2
+
+
 def test_a_change_is_told_only_of_what_is_known() -> None:
     found = compared({"bmk_1": against("a", {"a": 1.0, "b": None}), "bmk_2": against("a", {"a": 1.0, "b": 2.0})})
     assert [each.change for each in found.rows[1].timed] == [None, None]

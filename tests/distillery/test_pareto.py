@@ -95,6 +95,15 @@ def test_only_students_of_the_batch_size_stand_in_the_table() -> None:
     assert pareto(sources, wanted=Wanted("project", device="cuda")).points == ()
 
 
+def test_a_network_alone_is_no_rival_of_one_timed_from_encoded_bytes() -> None:
+    whole = comparison(row("t", 9.0, input="end_to_end"), row("s", 4.0, input="end_to_end"), input="end_to_end")
+    told = report([whole, comparison(row("t", 2.0), row("s", 1.0))])
+    sources = [Source("job_1", told, {"s": known("s")})]
+    assert [each.p95_seconds for each in pareto(sources, wanted=Wanted("project")).points] == [2.0]
+    found = pareto(sources, wanted=Wanted("project", input="end_to_end")).points
+    assert [(each.input, each.p95_seconds) for each in found] == [("end_to_end", 8.0)]
+
+
 def test_of_the_same_weights_the_newest_measurement_is_taken() -> None:
     new, old = against("t", {"t": 2.0, "s": 1.0}), against("t", {"t": 2.0, "s": 5.0}, fingerprint="0" * 64)
     sources = [Source("bmk_new", new, {"s": known("s")}), Source("bmk_old", old, {"s": known("s")})]

@@ -10,15 +10,17 @@ from pyarrow import parquet
 from torch import Tensor, nn
 
 from distillery.errors import InvalidRequest
-from distillery.report import LatencyReport
+from distillery.report import Estimated, LatencyReport, Sweep, SweepPoint
 from distillery.spec import LatencySpec
 from engine import benchmark_page
 from engine.checkpoint import sha256_of
 from engine.latency import Contestant
+from engine.latency.samples import COLUMNS
 from engine.latency.several import ALONE, Named, compare_several
 from engine.renormalised import Renormalised
 from engine.weights import save_safetensors
 from tests.engine.test_latency_compare import DATASET
+from tests.latency_reports import against
 
 SPEC = LatencySpec(runtimes=("eager",), batch_sizes=(2,), seconds=1)
 
@@ -163,6 +165,29 @@ def test_a_network_of_another_normalisation_sees_the_images_that_it_was_trained_
 
     wrapped = Renormalised(nn.Identity(), mean=mean, std=std, own_mean=own_mean, own_std=own_std)
     torch.testing.assert_close(wrapped(normalised(mean, std)), normalised(own_mean, own_std))
+
+
+def test_sweeps_stand_on_the_page_in_the_lines_of_their_models(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.csv"
+    samples.write_text(",".join(("compared", *COLUMNS)) + "\n")
+    told = against('a "b" onload=', {'a "b" onload=': 2.0, "<small>": 1.0})
+    rate = Estimated(value=100.0, low=90.0, high=110.0)
+    sweeps = tuple(
+        Sweep(
+            model=name, runtime="eager", device="cpu", threads=1, rounds=5, best_batch_size=2, stopped_by="slower",
+            stopped="Throughput fell.", points=tuple(
+                SweepPoint(batch_size=size, p50_seconds=0.01, images_per_second=rate) for size in (1, 2)
+            ),
+        )
+        for name in told.weights_sha256
+    )  # fmt: skip
+    page = benchmark_page.render(
+        told.model_copy(update={"sweeps": sweeps, "comparisons": ()}), name="swept", samples=samples
+    )
+    assert page.count('aria-label="Throughput by batch size"') == 1
+    assert 'class="line teacher"' in page and 'class="line student"' in page
+    assert 'onload="' not in page and "<small>" not in page.replace("<small>(reference)</small>", "")
+    assert "Throughput fell." in page
 
 
 def test_quantiles_are_those_of_the_calls() -> None:
