@@ -88,7 +88,8 @@ def test_a_benchmark_is_asked_for_once_and_found_again(either: Any, distilled: C
         (
             {"models": [{"model": "mdl_" + "0" * 26}], "measure": {"runtimes": ["tensorrt"]}},
             "/measure/runtimes/0",
-            "Known: eager, compiled, onnxruntime, onnxruntime-int8, openvino, openvino-bf16, openvino-int8, cuda-graph.",
+            "Known: eager, compiled, onnxruntime, onnxruntime-int8, openvino, openvino-bf16, openvino-int8, cuda-"
+            "graph.",
         ),
     ],
 )  # fmt: skip
