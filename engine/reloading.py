@@ -20,7 +20,7 @@ def few(dataset: Dataset) -> Dataset:
     """The data set with nothing but the first 32 of its test images: what another process needs to know of it."""
     test = dataset.test
     part = Split(images=test.images[:SAMPLES].cpu(), labels=test.labels[:SAMPLES].cpu(), ids=test.ids[:SAMPLES].cpu())
-    return replace(dataset, train=part, validation=part, test=part)
+    return replace(dataset, train=part, validation=part, test=part, unlabelled=None)
 
 
 def samples(dataset: Dataset) -> torch.Tensor:

@@ -81,7 +81,7 @@ def test_bytes_that_are_no_image_are_named_by_their_place(small_dataset: Dataset
     images = SampleImages.of(small_dataset, encoded=True)
     whole = EncodedSession(_session(small_network()), reading=images.reading)
     good = images.files[0]
-    with pytest.raises(UnreadableData, match="'image 1 of the batch' is not a whole JPEG, PNG or WebP image"):
+    with pytest.raises(UnreadableData, match="image 1 of the batch is not a whole JPEG, PNG or WebP image"):
         whole.answers((good, good[: len(good) // 2]))
 
 
