@@ -73,7 +73,7 @@ def _told(found: "ImagePrediction") -> str:
 
 def _times(found: "NetworkPrediction") -> str:
     times = found.timings
-    loaded = f", after {times.load:.1f} s of loading" if found.cold else ""
+    loaded = f", after {times.load * 1000:,.0f} ms of loading" if found.cold else ""
     return (
         f"{found.role} {found.architecture} in {found.runtime}: {times.compute * 1000:.2f} ms for a batch of "
         f"{found.batch_size}, {times.total * 1000:.1f} ms in all{loaded}"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillery.errors import UnusableWeights
+from distillery.errors import DistilleryError, UnusableWeights
 from distillery.spec.preprocessing import Preprocessing
 from engine import black_box
 from engine.black_box import OnnxNetwork
@@ -75,8 +75,7 @@ def load(path: Path, *, form: Form, expected: Expected, threads: int) -> Answeri
     """
     torch.set_num_threads(threads)
     if form == "export":
-        session = OnnxRuntime().load(Forms(nn.Identity(), onnx=path), device=_CPU, threads=threads)
-        return Answering(session, mean=expected.mean, std=expected.std)
+        return Answering(_exported(path, threads=threads), mean=expected.mean, std=expected.std)
     if form == "graph":
         return _graph(path, expected)
     network = network_for(
@@ -90,6 +89,16 @@ def load(path: Path, *, form: Form, expected: Expected, threads: int) -> Answeri
     mean, std = (tuple(json.loads(told[name])) if name in told else () for name in ("mean", "std"))
     eager = Eager().load(Forms(network), device=_CPU, threads=threads)
     return Answering(eager, mean=mean or expected.mean, std=std or expected.std)
+
+
+def _exported(path: Path, *, threads: int) -> Session:
+    try:
+        return OnnxRuntime().load(Forms(nn.Identity(), onnx=path), device=_CPU, threads=threads)
+    except DistilleryError:
+        raise
+    except Exception as error:  # onnxruntime's errors have no root of their own
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UnusableWeights(f"ONNX Runtime refuses the export: {reason}", hint="Export the network again.") from None
 
 
 def _graph(path: Path, expected: Expected) -> Answering:

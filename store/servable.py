@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from distillery.errors import NotFound, WrongState
-from distillery.predictions import RuntimeChoice
+from distillery.predictions import TOP_K, RuntimeChoice
 from distillery.spec.preprocessing import Preprocessing
 from store import jobs, models
 from store.tables import ArtifactRow, ModelRow
@@ -60,9 +60,9 @@ class Asked(BaseModel):
     """Of a job the student, and the teacher where there is one."""
     note: str = ""
     """Why there is no teacher."""
-    media_type: str
-    top_k: int
-    logits: bool
+    media_type: str = ""
+    top_k: int = TOP_K
+    logits: bool = False
 
 
 def of_job(session: Session, job_id: str, *, runtime: RuntimeChoice = "auto") -> tuple[tuple[Servable, ...], str]:

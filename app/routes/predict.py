@@ -1,15 +1,14 @@
 """Predictions: what a student and its teacher, or a kept model, say of images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.errors import documented
 from app.parameters import JobId, ModelId
-from app.predictions import Predictions
+from app.predictions import Found, Predictions
 from app.service import Served
 from distillery.predictions import (
     IMAGE_TYPES,
@@ -21,8 +20,7 @@ from distillery.predictions import (
     RuntimeChoice,
 )
 from store import inference, servable
-from store.inference import InferenceWorker
-from store.servable import Asked, Servable
+from store.servable import Asked
 
 router = APIRouter(tags=["predictions"])
 _GONE = 499
@@ -44,7 +42,6 @@ Runtime = Annotated[
     RuntimeChoice,
     Query(description="`auto` takes the ONNX export where there is one; `eager` runs the weights in PyTorch."),
 ]
-Found = tuple[tuple[Servable, ...], str]
 
 
 @router.post("/v1/jobs/{job_id}/predict", response_model=JobPrediction, openapi_extra=_BODY, responses=_REFUSALS)
@@ -58,10 +55,12 @@ async def predict_with_job(
 ) -> Response:
     """Ask student and teacher the same: both answers, both times, and whether they agree."""
 
-    def find(session: Any) -> Found:
-        return servable.of_job(session, job_id, runtime=runtime)
+    def find(session: Any) -> Asked:
+        networks, note = servable.of_job(session, job_id, runtime=runtime)
+        return Asked(job_id=job_id, networks=networks, note=note)
 
-    return await _predict(request, served, find, job_id=job_id, top_k=top_k, logits=logits)
+    options = {"top_k": top_k, "logits": logits}
+    return await _predict(request, served, find, about=(job_id, runtime), options=options)
 
 
 @router.post("/v1/models/{model_id}/predict", response_model=ModelPrediction, openapi_extra=_BODY, responses=_REFUSALS)
@@ -75,35 +74,29 @@ async def predict_with_model(
 ) -> Response:
     """Ask a kept model."""
 
-    def find(session: Any) -> Found:
-        return (servable.of_model(session, model_id, runtime=runtime),), ""
+    def find(session: Any) -> Asked:
+        return Asked(job_id=None, networks=(servable.of_model(session, model_id, runtime=runtime),))
 
-    return await _predict(request, served, find, job_id=None, top_k=top_k, logits=logits)
+    options = {"top_k": top_k, "logits": logits}
+    return await _predict(request, served, find, about=(model_id, runtime), options=options)
 
 
 async def _predict(
     request: Request,
     served: Served,
-    find: Callable[[Any], Found],
+    find: Callable[[Any], Asked],
     *,
-    job_id: str | None,
-    top_k: int,
-    logits: bool,
+    about: tuple[str, str],
+    options: dict[str, Any],
 ) -> Response:
     predictions: Predictions = request.app.state.predictions
 
-    def look(media_type: str) -> tuple[Asked, Sequence[InferenceWorker]]:
+    def look() -> Found:
         with served.database.read() as session:
-            networks, note = find(session)
-            asked = Asked(
-                job_id=job_id, networks=networks, note=note, media_type=media_type, top_k=top_k, logits=logits
-            )
-            return asked, inference.living(session)
-
-    async def found(media_type: str) -> tuple[Asked, Sequence[InferenceWorker]]:
-        return await run_in_threadpool(look, media_type)
+            return Found(find(session), inference.living(session))
 
     try:
-        return Response(await predictions.answer(request, found), media_type="application/json")
+        answer = await predictions.answer(request, look, about=about, options=options)
     except ClientDisconnect:
         return Response(status_code=_GONE)  # nobody reads it, but the log does
+    return Response(answer, media_type="application/json")

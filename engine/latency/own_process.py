@@ -4,11 +4,9 @@ import multiprocessing
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -18,15 +16,15 @@ Made = TypeVar("Made")
 Tick = Callable[[], None]
 
 TICK_SECONDS = 0.2
+START_SECONDS = 300.0
+"""For the process to come up and import what it needs."""
 SILENCE_SECONDS = 900.0
 """Without a sign of life the process has hung; a single call of a large network may take minutes."""
 _SETTLE_SECONDS = 5.0
-_DEEPEST = 60
-"""Of the 107 characters of a socket's path, so many may be those of the folder for temporary files."""
 
 
 def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_seconds: float = SILENCE_SECONDS) -> Made:
-    """What `work` gives. It runs in a fresh process, which has torch and none of this one's threads, and calls its
+    """What `work` gives. It runs in a fresh process, which shares nothing with this one, and calls its
     argument every now and then; `on_tick` is called here meanwhile, and what that raises ends the process.
 
     Raises:
@@ -34,9 +32,8 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
         OutOfMemory: `work` ran out of memory, or the system killed the process.
         RuntimeCrashed: the process died, hung, or raised anything else.
     """
-    _shorten_socket_paths()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine.latency.cell"])
+    # A fork server would start faster, but it listens at a path, which is too long where temporary folders lie deep.
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     # Pickled here: multiprocessing would hand each tensor over as a file descriptor, and large networks have too many.
     child = context.Process(target=_child, args=(pickle.dumps(work), theirs), daemon=True)
@@ -57,31 +54,20 @@ def in_own_process(work: Callable[[Tick], Made], *, on_tick: Tick, silence_secon
     return made  # type: ignore[no-any-return]  # what came through the pipe is what `work` gave
 
 
-def _shorten_socket_paths() -> None:
-    """Have the fork server listen at a path that a socket may have: where temporary files lie deep, at another one."""
-    if len(tempfile.gettempdir()) <= _DEEPEST:
-        return
-    deep, tempfile.tempdir = tempfile.tempdir, "/tmp"  # noqa: S108 - a fresh folder of this user's is made in it
-    try:
-        util.get_temp_dir()  # is made once, and remembered
-    finally:
-        tempfile.tempdir = deep
-
-
 def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tuple[Any, Exception | None] | None:
     """What the process sent last, or None where it died first."""
-    heard = time.monotonic()
+    heard, patience = time.monotonic(), START_SECONDS
     while True:
         on_tick()
         if not pipe.poll(TICK_SECONDS):
-            if time.monotonic() - heard > silence_seconds:
-                raise RuntimeCrashed(f"Nothing was heard of the runtime for {silence_seconds:.0f} s: it hung.")
+            if time.monotonic() - heard > patience:
+                raise RuntimeCrashed(f"Nothing was heard of the runtime for {patience:.0f} s: it hung.")
             continue
         try:
             told = pipe.recv()
         except EOFError:
             return None
-        heard = time.monotonic()
+        heard, patience = time.monotonic(), silence_seconds
         if told is not None:
             return told  # type: ignore[no-any-return]
 
@@ -89,6 +75,7 @@ def _outcome(pipe: Connection, *, on_tick: Tick, silence_seconds: float) -> tupl
 def _child(pickled: bytes, pipe: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work = pickle.loads(pickled)  # noqa: S301 - made a moment ago by the process that started this one
+    pipe.send(None)
     told = time.monotonic()
 
     def tick() -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app import predictions
 from distillery import spec as specs
 from distillery.client import Client
 from distillery.predictions import MOST_BODY_BYTES, JobPrediction, ModelPrediction
@@ -385,8 +386,9 @@ def test_without_an_inference_worker_the_answer_says_how_to_start_one(
 
 
 def test_a_killed_worker_is_missed_at_once_and_another_takes_its_place(
-    serve_own: Any, digits: Any, check_problem: Any
+    serve_own: Any, digits: Any, check_problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(predictions, "KNOWN_SECONDS", 3600)  # what is known is looked up again when it does not hold
     served = serve_own()
     assert served.ask_about(digits.images[0]).status_code == 200
     served.inference.stop(signal.SIGKILL)
@@ -395,6 +397,18 @@ def test_a_killed_worker_is_missed_at_once_and_another_takes_its_place(
     # The row of the dead one is still there, and must not be in the way.
     assert len(served.inference.living()) == 2
     assert served.ask_about(digits.images[0]).status_code == 200
+
+
+def test_a_model_that_was_deleted_is_soon_unknown(serve_own: Any, digits: Any, wait_until: Any) -> None:
+    served = serve_own()
+    http, shop = served.live.http, served.shop
+    (model,) = (
+        m for m in http.get("/v1/models").json()["data"] if m["job_id"] == shop.taught and m["role"] == "teacher"
+    )
+    path, options = f"/v1/models/{model['id']}/predict", {"content": png(digits.images[0]), "headers": PNG_TYPE}
+    assert http.post(path, **options).status_code == 200
+    assert http.delete(f"/v1/models/{model['id']}").status_code == 204
+    wait_until(lambda: http.post(path, **options).status_code == 404, seconds=10 * predictions.KNOWN_SECONDS)
 
 
 def test_a_worker_that_is_told_to_leave_withdraws_and_leaves_nothing(serve_own: Any, digits: Any) -> None:

@@ -97,3 +97,6 @@ def test_a_file_that_is_another_network_is_refused(network: torch.nn.Module, tmp
     (tmp_path / "bad.safetensors").write_bytes(b"the weights of a student")
     with pytest.raises(UnusableWeights, match="damaged"):
         load(tmp_path / "bad.safetensors", form="safetensors", expected=EXPECTED, threads=1)
+    (tmp_path / "bad.onnx").write_bytes(b"no graph at all")
+    with pytest.raises(UnusableWeights, match="ONNX Runtime refuses the export"):
+        load(tmp_path / "bad.onnx", form="export", expected=EXPECTED, threads=1)

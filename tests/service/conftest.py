@@ -93,7 +93,7 @@ class ComposeFile:
 def compose_service(
     tmp_path: Path, empty_postgres_url: str, redis_url: str, unused_port: Callable[[], int]
 ) -> Iterator[str]:
-    """migrate, api and worker of docker-compose.yml, against real Postgres and Redis; gives the URL."""
+    """migrate, api, worker and inference of docker-compose.yml, against real Postgres and Redis; gives the URL."""
     port = unused_port()
     replacements = {
         "postgresql://distillery:distillery@postgres:5432/distillery": empty_postgres_url,
@@ -109,7 +109,7 @@ def compose_service(
             stack.enter_context(
                 running(compose.command(name), log=tmp_path / f"{name}.log", environment=compose.environment(name))
             )
-            for name in ("api", "worker")
+            for name in ("api", "worker", "inference")
         ]
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, *processes)

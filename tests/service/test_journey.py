@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from distillery.client import Client
@@ -76,11 +78,27 @@ def test_the_main_job(service: str, tmp_path: Path) -> None:
         assert quality["teacher"].top1.value > 0.9
         assert quality["teacher"].parameters > quality["student"].parameters == quality["baseline"].parameters
 
+        images, labels = some_digits()
+        answered = client.predict_job(job.id, arrays=images, values="0-255", top_k=1)
+        assert answered.teacher is not None
+        assert answered.student.batch_size == answered.teacher.batch_size == 64
+        assert np.mean([each.top[0].index for each in answered.teacher.predictions] == labels) > 0.8
+        assert answered.student.runtime == "onnxruntime"
+
         measured = client.measure_latency(job.id, {"batch_sizes": [1], "runtimes": ["onnxruntime"]})
         assert measured.status == "succeeded", measured.error
         (comparison,) = measured.result.comparisons
         assert comparison.rounds >= 30
         assert comparison.speedup.low <= comparison.speedup.value <= comparison.speedup.high
+
+
+def some_digits() -> tuple[Any, Any]:
+    """64 test images and their labels."""
+    from distillery.spec.dataset import DigitsData
+    from engine.data.readers import load
+
+    test = load(DigitsData(**DIGITS)).test
+    return test.images[:64].numpy(), test.labels[:64].numpy()
 
 
 def accuracy_of(student: Path, folder: Path) -> float:

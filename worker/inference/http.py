@@ -52,17 +52,22 @@ def make_app(
         arrived = time.monotonic()
         if not known(request):
             return Response("A token is needed.", 401)
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            return Response("The length must be announced.", 411)
         try:
-            announced = int(request.headers.get("content-length", ""))
+            announced = int(length)
             with turnstile.place(announced, retry_after_seconds=service.batcher.retry_seconds):
                 head, body = await _read(request, announced)
                 return await _unless_gone(request, service.predict(head, body, arrived=arrived))
-        except ValueError:
-            return Response("The length must be announced.", 411)
         except ClientDisconnect:
             return Response(status_code=_GONE)
         except DistilleryError as error:
             return Response(relay.packed(error), 400, media_type="application/json")
+        except Exception:  # the last door: the log is told why, the API that it was our fault
+            _log.exception("A prediction failed.")
+            unforeseen = DistilleryError("The inference worker failed in a way that was not foreseen; see its log.")
+            return Response(relay.packed(unforeseen), 500, media_type="application/json")
 
     async def figures(request: Request) -> Response:
         if not known(request):
