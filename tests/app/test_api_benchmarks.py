@@ -11,6 +11,7 @@ import pytest
 from distillery.benchmarks import BenchmarkComparison
 from distillery.pareto import Pareto
 from distillery.report import LatencyReport
+from distillery.spec.latency import RUNTIMES
 from distillery.views import Benchmark
 from store import benchmarks, leases
 from tests.latency_reports import against
@@ -88,8 +89,7 @@ def test_a_benchmark_is_asked_for_once_and_found_again(either: Any, distilled: C
         (
             {"models": [{"model": "mdl_" + "0" * 26}], "measure": {"runtimes": ["tensorrt"]}},
             "/measure/runtimes/0",
-            "Known: eager, compiled, onnxruntime, onnxruntime-int8, openvino, openvino-bf16, openvino-int8, cuda-"
-            "graph.",
+            f"Known: {', '.join(RUNTIMES)}.",
         ),
     ],
 )  # fmt: skip
