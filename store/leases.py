@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Literal
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.orm import Session
 
 from distillery.ids import new_id
@@ -52,7 +52,8 @@ def beat(
     """
     values: dict[str, Any] = {"lease_expires_at": now_seconds() + lease_seconds}
     if step is not None:
-        values["step"] = step
+        # What is told is older than the checkpoint that may have been stored since.
+        values["step"] = case((JobRow.step > step, JobRow.step), else_=step)
     if progress is not None:
         values["progress"] = progress.model_dump(mode="json")
     statement = update(JobRow).where(JobRow.id == claim.id, owned(claim.attempt)).values(**values)

@@ -75,3 +75,15 @@ def test_what_has_ended_cannot_be_paused(shop: Any) -> None:
         shop.do(wishes.pause, claim.id)
     with pytest.raises(NotFound):
         shop.do(wishes.pause, "job_none")
+
+
+def test_a_job_is_paused_at_its_last_checkpoint_though_a_heartbeat_told_an_earlier_step_since(shop: Any) -> None:
+    claim = shop.claimed()
+    shop.do(wishes.pause, claim.id)
+    shop.save(claim, 13)
+    shop.do(leases.beat, claim, lease_seconds=60, step=11)
+    shop.do(leases.paused, claim)
+    assert shop.sql("SELECT step FROM jobs WHERE id = :id", id=claim.id)[0][0] == 13
+    shop.do(wishes.resume, claim.id)
+    shop.do(leases.beat, shop.claim(claim.id), lease_seconds=60, step=14)
+    assert shop.sql("SELECT step FROM jobs WHERE id = :id", id=claim.id)[0][0] == 14
