@@ -104,10 +104,10 @@ class Bench:
         self.data: Dataset = load(DigitsData(kind="digits"))
         self.architecture, self.folder, self.seconds = architecture, folder, seconds
 
-    def network(self) -> nn.Module:
+    def network(self, architecture: str | None = None) -> nn.Module:
         torch.manual_seed(0)
         shape = {"image_size": self.data.image_size, "channels": self.data.channels}
-        return build(self.architecture, classes=len(self.data.classes), **shape).eval()
+        return build(architecture or self.architecture, classes=len(self.data.classes), **shape).eval()
 
     def contestant(self, name: str, *, slowed: bool = False) -> Contestant:
         network = self.network()
@@ -151,10 +151,10 @@ def slowed_down(bench: Bench, runs: int) -> Iterator[str]:
     yield f"| the same student against itself slowed by 5 %, eager, {runs} runs | {found}; {spread} |"
 
 
-def own_loops(bench: Bench) -> Iterator[str]:
+def own_loops(bench: Bench, architecture: str) -> Iterator[str]:
     """The protocol's blocks and the libraries' own loops, on the same session and batch, interleaved."""
     torch.set_num_threads(1)
-    cpu, network, images = torch.device("cpu"), bench.network(), batches(bench.data, batch_size=1)[:1]
+    cpu, network, images = torch.device("cpu"), bench.network(architecture), batches(bench.data, batch_size=1)[:1]
     export_onnx(network, bench.folder / "n.onnx", channels=bench.data.channels, image_size=bench.data.image_size)
     eager = Eager().load(Forms(network), device=cpu, threads=1)
     onnx = OnnxRuntime().load(Forms(network, onnx=bench.folder / "n.onnx"), device=cpu, threads=1)
@@ -182,12 +182,13 @@ def own_loops(bench: Bench) -> Iterator[str]:
         ("torch.utils.benchmark", eager, "eager", per_call),
         ("a bare loop around ONNX Runtime", onnx, "onnxruntime", bare_loop),
     ):
-        ratio = _interleaved(session, own)
-        say(f"{other}: p50 of the protocol over {name}: {words(ratio)}")
-        yield f"| p50 of the protocol over that of {name}, {other} | {words(ratio)} |"
+        ratio, p50 = _interleaved(session, own)
+        told = f"{words(ratio)}, at {1000 * p50:.3g} ms"
+        say(f"{architecture} in {other}: p50 of the protocol over {name}: {told}")
+        yield f"| p50 of the protocol over that of {name}, {architecture} in {other} | {told} |"
 
 
-def _interleaved(session: Session, own: Callable[[], float]) -> Estimated:
+def _interleaved(session: Session, own: Callable[[], float]) -> tuple[Estimated, float]:
     rng, ours, theirs = np.random.default_rng(0), [], []
     for number in range(OWN_LOOP_ROUNDS):
         for who in rng.permutation(2):
@@ -199,7 +200,7 @@ def _interleaved(session: Session, own: Callable[[], float]) -> Estimated:
                     clock=time.perf_counter, first_round=number,
                 )  # fmt: skip
                 ours += block_medians(calls, "student")
-    return intervals.ratio(ours, theirs, rng=rng)
+    return intervals.ratio(ours, theirs, rng=rng), median(ours)
 
 
 def busy_core(bench: Bench, runs: int) -> Iterator[str]:
@@ -232,13 +233,14 @@ def main() -> None:
     parser.add_argument("--other-runs", type=int, default=5, help="of each other question")
     parser.add_argument("--runtimes", nargs="+", default=["eager", "onnxruntime"])
     parser.add_argument("--architecture", default="seed_student")
+    parser.add_argument("--larger", default="seed_teacher", help="for the third question, besides")
     parser.add_argument("--seconds", type=float, default=30.0, help="time for each comparison")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     given = parser.parse_args()
     load = load_average()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given.architecture, Path(folder), seconds=given.seconds)
-        rows = [*own_loops(bench)]
+        rows = [*own_loops(bench, given.larger), *own_loops(bench, given.architecture)]
         for runtime in given.runtimes:
             rows += against_itself(bench, runtime, given.runs)
         rows += [*slowed_down(bench, given.other_runs), *busy_core(bench, given.other_runs)]

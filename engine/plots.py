@@ -314,7 +314,7 @@ def deltas(
     return _svg(parts, height=_TOP + total + _AXIS, title=title)
 
 
-def shortened(name: str, *, most: int = 18) -> str:
+def shortened(name: str, *, most: int = 28) -> str:
     """A name that fits beside a plot."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 

@@ -22,7 +22,7 @@ FEWEST_ROUNDS = 30
 FEWEST_LOADS = 6
 """From here on the loads are what the bootstrap draws from; with fewer it is the rounds, and that is told."""
 STEADY_WITHIN = 0.02
-WARMUP_CALLS = 2_000
+WARMUP_CALLS = 10_000
 
 Clock = Callable[[], float]
 Contestant = Callable[[int], float | None]

@@ -26,8 +26,8 @@ def pace_notes(planned: Plan, *, held: int, calls: int, looks: int, loads: int) 
     if loads < FEWEST_LOADS:
         times = "once" if loads == 1 else f"{loads} times"
         notes.append(
-            f"Loading takes so long that the networks were loaded only {times}. Where they lie in memory makes them a "
-            f"few percent faster or slower, and that is then not in the interval."
+            f"There was time to load the networks only {times}. Where they lie in memory makes them a few percent "
+            f"faster or slower, and that is then not in the interval."
         )
     return tuple(notes)
 
