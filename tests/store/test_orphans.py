@@ -20,6 +20,8 @@ from worker.messages import ModelFacts
 
 DAY = 86_400.0
 CONTENT = b"ten bytes!"
+AT_ONCE = -1.0
+"""The clock of SQLite has milliseconds, so that a file made just now may be ahead of it by less than one."""
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -69,11 +71,11 @@ def test_what_anything_names_stays_and_the_rest_goes(shop: Any, place: Any) -> N
     others = ["jobs/job_gone/a1/step-10.ckpt", "jobs/job_gone/log.txt"]
     for key in (*others, "models/uploaded.safetensors", "jobsite"):
         place.write(key, CONTENT)
-    gone = orphans.sweep(shop.database, place.artifacts, older_than_seconds=0)
+    gone = orphans.sweep(shop.database, place.artifacts, older_than_seconds=AT_ONCE)
     assert sorted(gone) == sorted([never_committed, *others])
     assert set(place.keys()) - {"clock"} == {let_go, kept, student, "models/uploaded.safetensors", "jobsite"}
     assert shop.see(orphans.missing, place.artifacts, verify=True) == []
-    assert orphans.sweep(shop.database, place.artifacts, older_than_seconds=0) == []
+    assert orphans.sweep(shop.database, place.artifacts, older_than_seconds=AT_ONCE) == []
 
 
 def test_what_a_running_attempt_may_yet_commit_stays_however_old_it_is(shop: Any, artifacts: Any, folder: Path) -> None:
