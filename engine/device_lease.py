@@ -6,7 +6,6 @@ that waits holds the turnstile that everyone passes, so that no stream of traini
 
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_OF_THE_MACHINE = Path("/tmp/distillery-devices")  # noqa: S108 - made sticky, and shared by all on purpose
+"""Whatever TMPDIR says: every trainer has a TMPDIR of its own."""
 _LOOK_SECONDS = 0.1
 _FOR_ALL, _FOLDER_FOR_ALL = 0o666, 0o1777
 """The processes of several users may share a device."""
@@ -25,7 +26,7 @@ def locks_folder() -> Path:
     """`$DISTILLERY_DEVICE_LOCKS`, or a folder that all users of this machine share. Containers that share a device
     share it too."""
     given = os.environ.get("DISTILLERY_DEVICE_LOCKS")
-    return Path(given) if given else Path(tempfile.gettempdir()) / "distillery-devices"
+    return Path(given) if given else _OF_THE_MACHINE
 
 
 def name_of(device: "torch.device") -> str:
