@@ -70,7 +70,7 @@ class Slowed:
 class SlowedEager(Eager):
     """PyTorch, in which networks that bear the mark are slowed."""
 
-    def load(self, forms: Forms, *, device: torch.device, threads: int) -> Session:  # type: ignore[override]
+    def load(self, forms: Forms, *, device: torch.device, threads: int) -> Session:  # type: ignore[override]  # a wrapper is wider
         session = super().load(forms, device=device, threads=threads)
         return Slowed(session) if getattr(forms.network, "is_slowed", False) else session
 
@@ -111,7 +111,7 @@ class Bench:
 
     def contestant(self, name: str, *, slowed: bool = False) -> Contestant:
         network = self.network()
-        network.is_slowed = slowed  # type: ignore[assignment]
+        network.is_slowed = slowed  # type: ignore[assignment]  # a mark of ours, not a part of the network
         save_safetensors(network, self.folder / name, metadata={})
         return Contestant(network, weights=self.folder / name)
 
@@ -163,8 +163,8 @@ def own_loops(bench: Bench, architecture: str) -> Iterator[str]:
     timer = Timer(
         "with torch.inference_mode():\n    call(images)",
         globals={"torch": torch, "call": eager._network, "images": eager._batches[0]},
-    )  # type: ignore[union-attr]
-    run, array = onnx._session.run, onnx._arrays[0]  # type: ignore[union-attr]
+    )
+    run, array = onnx._session.run, onnx._arrays[0]  # type: ignore[union-attr]  # no graph from elsewhere
 
     def per_call() -> float:
         # One call a measurement: of more it gives the mean, which is no median.

@@ -13,12 +13,9 @@ from torch import Tensor, nn
 
 from distillery.errors import DistilleryError, UnusableWeights
 from distillery.spec.preprocessing import Preprocessing
-from engine import black_box
-from engine.black_box import OnnxNetwork
 from engine.data.views import Normalisation
-from engine.delivered import network_for
-from engine.intake import weights_onnx
-from engine.runtimes import Eager, Forms, OnnxRuntime
+from engine.delivered import graph_of, network_for
+from engine.runtimes import Eager, Forms, OnnxRuntime, reference
 from engine.runtimes.session import Session
 from engine.weights import read_metadata
 
@@ -102,14 +99,16 @@ def _exported(path: Path, *, threads: int) -> Session:
 
 
 def _graph(path: Path, expected: Expected) -> Answering:
-    content = black_box.read(path)
-    checked = weights_onnx.check(content)
-    reads = expected.preprocessing or black_box.told_preprocessing(checked)
-    if reads is None:
-        raise UnusableWeights(f"{path.name} does not tell what it expects of an image.", hint="Add the model again.")
-    outputs = black_box.told_outputs(checked) if expected.outputs == "auto" else expected.outputs
-    plain = (0.0,) * expected.channels, (1.0,) * expected.channels
-    network = OnnxNetwork(content, preprocessing=reads, classes=expected.classes, outputs=outputs).fitted(
-        mean=plain[0], std=plain[1], image_size=expected.image_size, channels=expected.channels
+    """It normalises by itself, so it is given the pixels from 0 to 1."""
+    zero, one = (0.0,) * expected.channels, (1.0,) * expected.channels
+    network = graph_of(
+        path,
+        classes=expected.classes,
+        image_size=expected.image_size,
+        channels=expected.channels,
+        mean=zero,
+        std=one,
+        preprocessing=expected.preprocessing,
+        outputs=expected.outputs,
     )
-    return Answering(Eager().load(Forms(network), device=_CPU, threads=1), mean=plain[0], std=plain[1])
+    return Answering(reference(network, device=_CPU), mean=zero, std=one)

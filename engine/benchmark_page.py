@@ -1,16 +1,15 @@
 """The result of a benchmark as one HTML page: for each runtime, batch size and device who is faster, and how the calls
 spread. No script, no network, everything inside."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from distillery.errors import MissingDependency
 from distillery.report import LatencyComparison, LatencyReport, LatencyRow, Verdict
 from engine import pages, plots
 from engine.figures import axis_percent, axis_seconds, ratio
+from engine.latency.samples import read_rows
 from engine.latency.several import COMPARED
 from engine.report_page import facts
 from engine.report_scenarios import Panel, panels, server_plot, sweep_plot
@@ -72,28 +71,11 @@ def read_calls(samples: Path) -> dict[tuple[str, Place, str], list[float]]:
         MissingDependency: pyarrow, which reads Parquet, is not installed.
     """
     calls: dict[tuple[str, Place, str], list[float]] = {}
-    for row in _rows(samples):
+    for row in read_rows(samples):
         place = (row["runtime"], row["device"], int(row["batch"]), row.get("input", "model"))
         compared = row.get(COMPARED, "student")
         calls.setdefault((compared, place, row["model"]), []).append(float(row["seconds"]))
     return calls
-
-
-def _rows(samples: Path) -> Iterator[dict[str, Any]]:
-    if samples.suffix == ".csv":
-        with samples.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-        return
-    try:
-        from pyarrow import parquet
-    except ImportError as absent:
-        raise MissingDependency(
-            "The raw samples are Parquet, and pyarrow, which reads it, is not installed.",
-            hint="Install it with: pip install pyarrow",
-        ) from absent
-    with parquet.ParquetFile(samples) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
 
 
 def _panels(report: LatencyReport, *, kinds: Mapping[str, str]) -> list[Panel]:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from distillery.errors import DistilleryError, InvalidRequest, UnusableWeights
-from engine import black_box
+from distillery.errors import DistilleryError, UnusableWeights
 from engine.data.dataset import Dataset
 from engine.data.readers import load
-from engine.delivered import network_of
-from engine.intake import weights_onnx
+from engine.delivered import graph_of, network_of
 from engine.latency.compare import Contestant
 from engine.latency.several import Named
 from engine.renormalised import Renormalised
@@ -101,14 +99,14 @@ def _network(model: Planned, *, dataset: Dataset, scale: _Scale | None) -> tuple
 
 
 def _black_box(model: Planned, *, dataset: Dataset) -> nn.Module:
-    content = black_box.read(model.file)
-    graph = weights_onnx.check(content)
     require_classes(model.facts.classes if model.facts else None, dataset)
-    expects = model.facts.preprocessing if model.facts else black_box.told_preprocessing(graph)
-    if expects is None:
-        raise InvalidRequest(
-            "It does not tell what it expects of an image.", hint="Add it as a model, and say it then."
-        )
-    outputs = model.facts.outputs if model.facts else black_box.told_outputs(graph)
-    made = black_box.OnnxNetwork(content, preprocessing=expects, classes=len(dataset.classes), outputs=outputs)
-    return made.fitted(mean=dataset.mean, std=dataset.std, image_size=dataset.image_size, channels=dataset.channels)
+    return graph_of(
+        model.file,
+        classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        mean=dataset.mean,
+        std=dataset.std,
+        preprocessing=model.facts.preprocessing if model.facts else None,
+        outputs=model.facts.outputs if model.facts else "auto",
+    )

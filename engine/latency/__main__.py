@@ -18,13 +18,11 @@ from distillery.report import LatencyReport, LatencyRow, Percentile, ServerResul
 from distillery.spec import JobSpec, LatencySpec, parse
 from distillery.spec.student import StudentSpec
 from distillery.spec.teacher import TeacherSpec
-from engine import benchmark_page, black_box
-from engine.black_box import OnnxNetwork
+from engine import benchmark_page
 from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.data.readers import load
-from engine.delivered import network_of
-from engine.intake import weights_onnx
+from engine.delivered import graph_of, network_of
 from engine.latency.compare import Contestant, compare, repeat_command
 from engine.latency.places import devices_alone
 from engine.weights import read_metadata
@@ -163,22 +161,17 @@ def _normalised_as(weights: Path, dataset: Dataset) -> Dataset:
 
 def _contestant(weights: Path, said: TeacherSpec | StudentSpec, *, dataset: Dataset) -> Contestant:
     if weights.suffix == ".onnx":
-        return Contestant(network=_black_box(weights, said, dataset=dataset), weights=weights)
-    return Contestant(network=network_of(weights, dataset=dataset, otherwise=said.architecture), weights=weights)
-
-
-def _black_box(weights: Path, said: TeacherSpec | StudentSpec, *, dataset: Dataset) -> OnnxNetwork:
-    content = black_box.read(weights)
-    graph = weights_onnx.check(content)
-    expects = getattr(said, "preprocessing", None) or black_box.told_preprocessing(graph)
-    if expects is None:
-        raise InvalidRequest(
-            f"{weights.name} does not tell what it expects of an image.", hint="Give the file that the job delivered."
+        network = graph_of(
+            weights,
+            classes=len(dataset.classes),
+            image_size=dataset.image_size,
+            channels=dataset.channels,
+            mean=dataset.mean,
+            std=dataset.std,
+            preprocessing=getattr(said, "preprocessing", None),
         )
-    made = OnnxNetwork(
-        content, preprocessing=expects, classes=len(dataset.classes), outputs=black_box.told_outputs(graph)
-    )
-    return made.fitted(mean=dataset.mean, std=dataset.std, image_size=dataset.image_size, channels=dataset.channels)
+        return Contestant(network=network, weights=weights)
+    return Contestant(network=network_of(weights, dataset=dataset, otherwise=said.architecture), weights=weights)
 
 
 def table(report: LatencyReport) -> Iterator[str]:

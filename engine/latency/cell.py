@@ -27,25 +27,11 @@ from engine.latency.loading import (
 )  # fmt: skip
 from engine.latency.noise import of_calls, of_control, of_machine, of_rounds, of_warmups
 from engine.latency.rounds import FEWEST_LOADS, FEWEST_ROUNDS, Call, Plan, block_medians, interleave, load_medians, plan
-from engine.latency.rows import comparison, device_note, pace_notes
+from engine.latency.rows import Pass, comparison, pace_notes
 from engine.latency.samples import Timed
 
 MOST_LOOKS = 4
 """How often an inconclusive measurement is looked at and gone on with."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """Thirty rounds or more, and what they say."""
-
-    loaded: Mapping[str, Loaded]
-    calls: tuple[Call, ...]
-    rounds: int
-    loads: int
-    speedup: Estimated
-    control: Estimated
-    noise: tuple[Noise, ...]
-    notes: tuple[str, ...]
 
 
 def measure(
@@ -67,38 +53,21 @@ def measure(
         ExportMismatch: a runtime of full precision does not give the eager network's answers.
     """
 
-    def run(first_round: int, seconds: float) -> Pass:
-        pair = (teacher, student)
-        return _one_pass(
-            cell, pair, inputs, setting, rng=rng, budget_seconds=seconds, first_round=first_round, on_block=on_block
-        )
-
+    one_pass = partial(_one_pass, cell, (teacher, student), inputs, setting, rng=rng, on_block=on_block)
     began = time.monotonic()
-    final = run(0, setting.budget_seconds)
-    calls, notes = final.calls, final.notes
-    spent = time.monotonic() - began
-    if not intervals.includes_one(final.control) and 2 * spent < setting.budget_seconds:
-        failed, final = final, run(final.rounds, setting.budget_seconds - spent)
+    final = one_pass(budget_seconds=setting.budget_seconds, first_round=0)
+    calls = final.calls
+    notes: tuple[str, ...] = ()
+    left_seconds = setting.budget_seconds - (time.monotonic() - began)
+    if not intervals.includes_one(final.control) and 2 * left_seconds > setting.budget_seconds:
+        failed, final = final, one_pass(budget_seconds=left_seconds, first_round=final.rounds)
         calls += final.calls
         notes = (
             f"Measured again: the control of the first {failed.rounds} rounds was {failed.control.low:.3f} to "
             f"{failed.control.high:.3f}. Their calls stand in the raw samples only.",
-            *final.notes,
         )
     timed = Timed(cell.runtime.name, cell.device.type, cell.batch_size, cell.input, calls)
-    told = comparison(
-        cell,
-        [final.loaded[name] for name in (TEACHER, STUDENT)],
-        calls=final.calls,
-        setting=setting,
-        rounds=final.rounds,
-        loads=final.loads,
-        speedup=final.speedup,
-        control=final.control,
-        noise=final.noise,
-        notes=(*notes, *device_note(final.calls)),
-    )
-    return told, timed
+    return comparison(cell, final, setting=setting, notes=notes), timed
 
 
 @dataclass(eq=False)
@@ -165,29 +134,23 @@ def _one_pass(
     first_round: int,
     on_block: Callable[[], None],
 ) -> Pass:
-    began, end = time.monotonic(), time.perf_counter() + budget_seconds
+    deadline = time.perf_counter() + budget_seconds
     subjects = {TEACHER: pair[0], STUDENT: pair[1], CONTROL: pair[1]}
     sessions: dict[str, Called] = {}
     loaded: dict[str, Loaded] = {}
     for name, subject in subjects.items():
         on_block()
         sessions[name], loaded[name] = load(subject, cell, inputs=inputs, setting=setting, checked=name != CONTROL)
-    left_seconds = budget_seconds - (time.monotonic() - began)
-    # Of the student a second load was seen already, the control's: with what the runtime had kept of the first.
-    again = min(1.0, loaded[CONTROL].seconds / loaded[STUDENT].seconds)
-    reload_seconds = again * sum(each.seconds for each in loaded.values())
-    loads = loads_within(left_seconds, seconds_each=reload_seconds)
-    per_call = {name: each.warmup.seconds_per_call for name, each in loaded.items()}
-    per_call[CONTROL] = per_call[STUDENT]  # so that both get blocks of the same size
-    planned = plan(per_call, rounds=setting.rounds, budget_seconds=left_seconds - (loads - 1) * reload_seconds)
+    loads, planned = _planned(loaded, rounds=setting.rounds, left_seconds=deadline - time.perf_counter())
     openers = {
         name: partial(opened, subject, cell, inputs=inputs, threads=setting.threads)
         for name, subject in subjects.items()
     }
     before = ProcessorTime.now()
     rounds = _Rounds(
-        sessions, Elsewhere(openers, rng=rng), loads, planned, end, rng=rng, on_block=on_block, first_round=first_round
-    )
+        sessions, Elsewhere(openers, rng=rng), loads, planned, deadline, rng=rng, on_block=on_block,
+        first_round=first_round,
+    )  # fmt: skip
     looks, speedup, control = _until_conclusive(rounds)
     return Pass(
         loaded=loaded,
@@ -204,6 +167,17 @@ def _one_pass(
         ),
         notes=pace_notes(planned, held=rounds.held, calls=len(rounds.calls), looks=looks, loads=rounds.load),
     )
+
+
+def _planned(loaded: Mapping[str, Loaded], *, rounds: int, left_seconds: float) -> tuple[int, Plan]:
+    """How many loads there will be, and the rounds that fit in between."""
+    # Of the student a second load was seen already, the control's: with what the runtime had kept of the first.
+    again = min(1.0, loaded[CONTROL].seconds / loaded[STUDENT].seconds)
+    reload_seconds = again * sum(each.seconds for each in loaded.values())
+    loads = loads_within(left_seconds, seconds_each=reload_seconds)
+    per_call = {name: each.warmup.seconds_per_call for name, each in loaded.items()}
+    per_call[CONTROL] = per_call[STUDENT]  # so that both get blocks of the same size
+    return loads, plan(per_call, rounds=rounds, budget_seconds=left_seconds - (loads - 1) * reload_seconds)
 
 
 def _until_conclusive(rounds: _Rounds) -> tuple[int, Estimated, Estimated]:

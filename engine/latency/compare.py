@@ -10,9 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from distillery.errors import (
-    InvalidRequest,
-)  # fmt: skip
+from distillery.errors import InvalidRequest
 from distillery.report import LatencyReport
 from distillery.spec import LatencySpec
 from engine import black_boxes, environment, runtimes
@@ -21,7 +19,7 @@ from engine.data.dataset import Dataset
 from engine.latency.bench import Bench, cpu_threads
 from engine.latency.encoded import SampleImages
 from engine.latency.loading import Setting, Subject
-from engine.latency.places import for_graph, in_forms, planned
+from engine.latency.places import Place, for_graph, in_forms, planned
 from engine.latency.samples import QualityImages, write_samples
 
 PROTOCOL = "distillery-latency/2"
@@ -30,7 +28,7 @@ NOTES = (
     "Cold start is the first call of a freshly loaded network; the libraries themselves were loaded before.",
     "Peak memory is what loading a network and its first call add: resident memory on the CPU (approximate), "
     "PyTorch's own allocations on CUDA.",
-    "The intervals cover the rounds of this run; another run on this machine may differ by 5 to 10 % more. "
+    "The intervals cover the loads and rounds of this run; another run may differ by more than they tell. "
     "Those of the percentiles take the calls as independent.",
 )
 
@@ -79,24 +77,8 @@ def compare(
             _subject("teacher", teacher, dataset=dataset, quality=quality),
             _subject("student", student, dataset=dataset, quality=quality),
         )
-        places, notes = planned(spec)
-        if black_boxes.is_opaque(teacher.network):
-            places, left_out = for_graph(places)
-            notes += left_out
-        pair, places, impossible = in_forms(
-            pair, places, dataset=dataset, folder=Path(folder), samples=quality.batches[0]
-        )
-        notes += impossible
-        if not places:
-            raise InvalidRequest(f"Nothing can be measured. {' '.join(notes)}", pointer="/latency")
-        setting = Setting(
-            threads=spec.threads,
-            rounds=spec.rounds,
-            quality=quality,
-            budget_seconds=spec.seconds,
-            max_accuracy_drop=spec.max_accuracy_drop,
-        )
-        images = SampleImages.of(dataset, encoded="end_to_end" in spec.inputs)
+        pair, places, notes = _made_ready(pair, spec, dataset=dataset, folder=Path(folder), quality=quality)
+        images, setting = SampleImages.of(dataset, encoded="end_to_end" in spec.inputs), Setting.of(spec, quality)
         bench = Bench(pair, places, dataset=dataset, images=images, spec=spec, setting=setting, on_block=on_block)
         measured, failures = bench.comparisons()
         sweeps, servers, broken = bench.scenarios()
@@ -110,12 +92,27 @@ def compare(
         sweeps=sweeps,
         servers=servers,
         failures=failures + broken,
-        environment={**described, "layout": "NCHW", "data": dataset.name},
+        environment={**described, "layout": "channels-last in PyTorch, NCHW elsewhere", "data": dataset.name},
         fingerprint=environment.fingerprint(described),
         weights_sha256={"teacher": sha256_of(teacher.weights), "student": sha256_of(student.weights)},
         repeat_with=repeat_with,
         notes=(*notes, on_images, *NOTES),
     )
+
+
+def _made_ready(
+    pair: tuple[Subject, Subject], spec: LatencySpec, *, dataset: Dataset, folder: Path, quality: QualityImages
+) -> tuple[tuple[Subject, Subject], tuple[Place, ...], tuple[str, ...]]:
+    """Both networks with the files that runtimes load, where they can be measured, and why not elsewhere."""
+    places, notes = planned(spec)
+    if black_boxes.is_opaque(pair[0].network):
+        places, left_out = for_graph(places)
+        notes += left_out
+    pair, places, impossible = in_forms(pair, places, dataset=dataset, folder=folder, samples=quality.batches[0])
+    notes += impossible
+    if not places:
+        raise InvalidRequest(f"Nothing can be measured. {' '.join(notes)}", pointer="/latency")
+    return pair, places, notes
 
 
 def repeat_command(*, job: str, teacher: str, student: str, threads: int | None = None) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distillery.report import Input
+from distillery.spec import LatencySpec
 from engine.black_box import OnnxNetwork
 from engine.export import TOLERANCE, difference
 from engine.latency.encoded import Batch, EncodedSession, Reading
@@ -88,6 +89,11 @@ class Setting:
     quality: QualityImages
     budget_seconds: float
     max_accuracy_drop: float
+
+    @classmethod
+    def of(cls, spec: LatencySpec, quality: QualityImages) -> "Setting":
+        """That of the spec."""
+        return cls(spec.threads, spec.rounds, quality, spec.seconds, spec.max_accuracy_drop)
 
 
 @dataclass(frozen=True, eq=False)

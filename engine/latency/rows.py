@@ -1,6 +1,7 @@
 """What was timed, as the records of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from distillery.report import Estimated, LatencyComparison, LatencyRow, Noise
@@ -32,39 +33,41 @@ def pace_notes(planned: Plan, *, held: int, calls: int, looks: int, loads: int) 
     return tuple(notes)
 
 
-def comparison(
-    cell: Cell,
-    loaded: Sequence[Loaded],
-    *,
-    calls: Sequence[Call],
-    setting: Setting,
-    rounds: int,
-    loads: int,
-    speedup: Estimated,
-    control: Estimated,
-    noise: tuple[Noise, ...],
-    notes: tuple[str, ...],
-) -> LatencyComparison:
-    """The record; `loaded` are teacher and student."""
-    teacher, student = (_row(cell, each, calls, setting=setting) for each in loaded)
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Thirty rounds or more, and what they say."""
+
+    loaded: Mapping[str, Loaded]
+    calls: tuple[Call, ...]
+    rounds: int
+    loads: int
+    speedup: Estimated
+    control: Estimated
+    noise: tuple[Noise, ...]
+    notes: tuple[str, ...]
+
+
+def comparison(cell: Cell, final: Pass, *, setting: Setting, notes: tuple[str, ...]) -> LatencyComparison:
+    """The record of the pass that counts; `notes` come before its own."""
+    teacher, student = (_row(cell, final.loaded[name], final.calls, setting=setting) for name in (TEACHER, STUDENT))
     return LatencyComparison(
         runtime=cell.runtime.name,
         device=cell.device.type,
         batch_size=cell.batch_size,
         input=cell.input,
         threads=setting.threads,
-        rounds=rounds,
-        loads=loads,
-        speedup=speedup,
-        control=control,
-        verdict=intervals.verdict(speedup, control=control),
-        noise=noise,
-        notes=notes,
+        rounds=final.rounds,
+        loads=final.loads,
+        speedup=final.speedup,
+        control=final.control,
+        verdict=intervals.verdict(final.speedup, control=final.control),
+        noise=final.noise,
+        notes=(*notes, *final.notes, *_device_note(final.calls)),
         rows=(teacher, student),
     )
 
 
-def device_note(calls: Sequence[Call]) -> tuple[str, ...]:
+def _device_note(calls: Sequence[Call]) -> tuple[str, ...]:
     """What the device's own clock says, beside the host's."""
     told = {
         name: [call.device_seconds for call in calls if call.model == name and call.device_seconds is not None]

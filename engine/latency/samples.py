@@ -5,6 +5,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DISTINCT_BATCHES = 8
 CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 32
 DISTINCT_BYTES = 64 * 2**20
+_ROWS_AT_ONCE = 100_000
 COLUMNS = (
     "runtime", "device", "batch", "input", "load", "round", "order", "model", "call", "seconds", "device_seconds",
 )  # fmt: skip
@@ -117,7 +119,17 @@ class Timed:
 
 
 def write_samples(timed: Iterable[Timed], path: Path) -> None:
-    """Every timed call as a row, in Parquet or, where `path` ends in .csv, in CSV with seconds to the nanosecond.
+    """Every timed call as a row; as `write_rows`."""
+    rows = (
+        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
+        for each in timed
+        for call in each.calls
+    )
+    write_rows(COLUMNS, rows, path)
+
+
+def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """A table in Parquet or, where `path` ends in .csv, in CSV with seconds to the nanosecond.
 
     `device_seconds` is empty where the device tells none.
 
@@ -125,38 +137,54 @@ def write_samples(timed: Iterable[Timed], path: Path) -> None:
         MissingDependency: pyarrow, which writes Parquet, is not installed.
         StorageFull: no space is left.
     """
-    rows = [
-        (each.runtime, each.device, each.batch_size, each.input, *(getattr(call, name) for name in COLUMNS[4:]))
-        for each in timed
-        for call in each.calls
-    ]
-    content = _csv(rows) if path.suffix == ".csv" else _parquet(rows)
+    content = _csv(columns, rows) if path.suffix == ".csv" else _parquet(columns, rows)
     with written_whole(path) as writer:
         writer.write(content)
 
 
-def _csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of such a table by the names of its columns; everything in CSV is text.
+
+    Raises:
+        MissingDependency: pyarrow, which reads Parquet, is not installed.
+    """
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+        return
+    with _arrow()[1].ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(COLUMNS)
-    for *told, seconds, device in rows:
-        table.writerow((*told, f"{seconds:.9f}", "" if device is None else f"{device:.9f}"))
+    table.writerow(columns)
+    for row in rows:
+        table.writerow(f"{each:.9f}" if isinstance(each, float) else each for each in row)
     return text.getvalue().encode()
 
 
-def _parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
+def _parquet(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    arrow, parquet = _arrow()
+    kinds = dict.fromkeys(("seconds", "device_seconds"), arrow.float64())
+    kinds |= dict.fromkeys(("batch", "load", "round", "order", "call"), arrow.int32())
+    schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in columns])
+    out, left = io.BytesIO(), iter(rows)
+    with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+        while some := list(islice(left, _ROWS_AT_ONCE)):
+            writer.write_table(arrow.table([list(column) for column in zip(*some, strict=True)], schema=schema))
+    return out.getvalue()
+
+
+def _arrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as absent:
         raise MissingDependency(
-            "Raw samples are written as Parquet with pyarrow, which is not installed.",
-            hint="Install it with: pip install pyarrow, or write them as CSV.",
+            "Raw samples are kept as Parquet by pyarrow, which is not installed.",
+            hint="Install it with: pip install pyarrow, or keep them as CSV.",
         ) from absent
-    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(),
-             pyarrow.int32(),
-             pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())  # fmt: skip
-    columns = [pyarrow.array([row[place] for row in rows], type=kind) for place, kind in enumerate(kinds)]
-    out = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns, names=list(COLUMNS)), out, compression="zstd")
-    return out.getvalue()
+    return pyarrow, parquet

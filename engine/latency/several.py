@@ -1,23 +1,21 @@
 """Any number of networks against one of them: a comparison in pairs for each, told as one report."""
 
-import csv
-import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distillery.errors import DistilleryError, InvalidRequest, StorageFull
 from distillery.report import LatencyComparison, LatencyFailure, LatencyReport, ServerResult, Sweep
 from distillery.spec import LatencySpec
 from engine import black_boxes, runtimes
-from engine.checkpoint import written_whole
 from engine.data.dataset import Dataset
 from engine.latency.compare import Contestant, compare
 from engine.latency.places import planned
+from engine.latency.samples import COLUMNS, read_rows, write_rows
 
 ALONE = (
     "Only one model was named, so it is held against itself: a speed-up other than 1 shows how much the machine alone "
@@ -94,7 +92,7 @@ def compare_several(
         on_pair(len(others), len(others))
         merged = _merged(pairs, slow=slow, spec=spec)
         if samples_file is not None:
-            _write_samples(pairs, samples_file, reference=reference)
+            write_rows((COMPARED, *COLUMNS), _calls(pairs, reference=reference), samples_file)
     return merged
 
 
@@ -219,43 +217,10 @@ def _first_line(error: Exception | None) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _write_samples(pairs: Sequence[_Pair], path: Path, *, reference: str) -> None:
-    """Every call of every pair with the models' names, in Parquet or CSV by its name; `control` stays what it is."""
-    measured = [pair for pair in pairs if pair.report is not None]
-    content = _csv(measured, reference) if path.suffix == ".csv" else _parquet(measured, reference)
-    with written_whole(path) as whole:
-        whole.write(content)
-
-
-def _csv(pairs: Sequence[_Pair], reference: str) -> bytes:
-    text = io.StringIO(newline="")
-    headed = False
+def _calls(pairs: Sequence[_Pair], *, reference: str) -> Iterator[tuple[Any, ...]]:
+    """Every call of every pair with the models' names; `control` stays what it is."""
     for pair in pairs:
         names = {"teacher": reference, "student": pair.model.name}
-        with pair.samples.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            writer = csv.DictWriter(text, [COMPARED, *(rows.fieldnames or ())])
-            if not headed:
-                writer.writeheader()
-            headed = True
-            for row in rows:
-                writer.writerow({COMPARED: pair.model.name, **row, "model": names.get(row["model"], row["model"])})
-    return text.getvalue().encode()
-
-
-def _parquet(pairs: Sequence[_Pair], reference: str) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    tables = []
-    for pair in pairs:
-        names = {"teacher": reference, "student": pair.model.name}
-        table = parquet.read_table(pair.samples)
-        place = table.column_names.index("model")
-        called = pyarrow.array([names.get(each, each) for each in table["model"].to_pylist()], type=pyarrow.string())
-        table = table.set_column(place, "model", called)
-        compared = pyarrow.array([pair.model.name] * len(table), type=pyarrow.string())
-        tables.append(table.add_column(0, COMPARED, compared))
-    out = io.BytesIO()
-    parquet.write_table(pyarrow.concat_tables(tables), out, compression="zstd")
-    return out.getvalue()
+        for row in read_rows(pair.samples) if pair.report else ():
+            told = {**row, "model": names.get(row["model"], row["model"])}
+            yield (pair.model.name, *(told[column] for column in COLUMNS))
