@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distillery.errors import InvalidRequest
-from distillery.spec.objectives import HintTerm, SoftTargetsTerm
+from distillery.spec.objectives import SoftTargetsTerm
 from distillery.spec.presets import PRESETS
 from distillery.spec.training import Training
+from engine import checkpoint
 from engine.data.views import batches, viewed
 from engine.loop import Stopped, train
 from engine.objectives import build
@@ -254,16 +255,6 @@ def test_answers_are_those_of_the_teacher_but_for_their_rounding(tmp_path, small
     assert teacher.counts.recalled == teacher.counts.asked == 70
 
 
-def test_hints_are_kept_too(tmp_path, small_dataset, small_network):
-    teacher, counted = remembering(tmp_path, small_dataset, small_network(seed=2), layers=("0",))
-    assert HintTerm.model_fields
-    options = {"batch_size": 16, "seed": 0, "epoch": 0, "augment": BOTH, "mean": (0.5,), "std": (0.2,), "views": 2}
-    for _ in range(3):
-        for batch in batches(small_dataset.train, **options):
-            assert teacher.knowledge(batch).features["0"].shape[0] == len(batch.labels)
-    assert counted() == 70
-
-
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped_with_and_without_its_memory(
     tmp_path, small_dataset, small_network, listener
 ):
@@ -282,8 +273,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped_with_and_without_its_mem
 
 
 def loaded(watch):
-    from engine import checkpoint
-
     path, sha256 = watch.files[-1]
     return checkpoint.load(path, sha256=sha256)
 
