@@ -62,7 +62,7 @@ def test_a_job_asks_once_about_each_view_and_the_next_job_not_at_all(tmp_path: P
     assert "computed 2,400 answers" in first.sentence
     given = {
         "architecture": "resnet14",
-        "weights": str(tmp_path / "one" / "teacher.safetensors"),
+        "weights": str(weights),
         "minimum_accuracy": 0,
     }
     warmer = {"preset": None, "objective": [{"term": "soft_targets", "temperature": 2}]}
