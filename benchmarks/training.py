@@ -156,8 +156,12 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     root = os.environ.get("DISTILLERY_DATA")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=f"{root}/cifar10" if root else None, required=root is None,
-                        help="folder of CIFAR-10, else $DISTILLERY_DATA/cifar10 if that is set; or 'digits'")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        default=f"{root}/cifar10" if root else None,
+        required=root is None,
+        help="folder of CIFAR-10, else $DISTILLERY_DATA/cifar10 if that is set; or 'digits'",
+    )
     parser.add_argument("--pair", action="append", help=f"<teacher>:<student>; may be given again; else {PAIRS}")
     parser.add_argument("--peers", default=",".join(PEERS), help="with commas")
     parser.add_argument("--only", default="", help="variants of ours, with commas; else all")
