@@ -125,7 +125,7 @@ def _loaded(ready: Ready, architecture: str, file: Path) -> nn.Module:
 
 def _lesson(task: Task, ready: Ready, teachers: Sequence[Known]) -> Lesson:
     if task.how == "labels":
-        return lessons.labels_only(ready, task.learner, run=task.run)
+        return lessons.teaching(ready, task.learner, run=task.run)
     if task.how == "taught":
         return lessons.taught(ready, task.learner, teachers, run=task.run)
     return lessons.student(ready, teachers, run=task.run)

@@ -31,6 +31,10 @@ class Lesson(ABC):
         """Trained or remembered along with it, saved, and never delivered: adapters, banks, generators."""
         self.meanwhile: Callable[[], object] = lambda: None
         """Called now and then in the middle of long work in `batches`; the loop tells by it that the run goes on."""
+        self.views: int | None = None
+        """How many views of an image are shown; None for every view that the augmentation can draw."""
+        self.remark = ""
+        """What should be told of how it is taught."""
 
     def prepare(self, device: torch.device) -> torch.memory_format:
         """Bring everything to its device and layout; gives the layout of the images."""
@@ -61,6 +65,7 @@ class Lesson(ABC):
             augment=augment,
             mean=dataset.mean,
             std=dataset.std,
+            views=self.views,
             start_batch=start_batch,
             channels_last=layout == torch.channels_last,
         )

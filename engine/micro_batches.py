@@ -21,8 +21,8 @@ def parted(batch: Batch, *, parts: int) -> Sequence[Batch]:
     parts = min(parts, max(1, len(batch.labels) // _LEAST_ROWS))
     if parts == 1:
         return (batch,)
-    cut = (each.tensor_split(parts) for each in (batch.images, batch.labels, batch.ids))
-    return [Batch(images, labels, ids) for images, labels, ids in zip(*cut, strict=True)]
+    fields = [each for each in (batch.images, batch.labels, batch.ids, batch.cells) if each is not None]
+    return [Batch(*cut) for cut in zip(*(each.tensor_split(parts) for each in fields), strict=True)]
 
 
 def notice(lesson: Lesson, *, parts: int) -> str:

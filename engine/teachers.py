@@ -33,7 +33,8 @@ class FrozenTeacher(nn.Module):
     def __init__(self, network: nn.Module, *, layers: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).to(memory_format=memory_format(network))
-        self._layers = tuple(layers)
+        self.layers = tuple(layers)
+        """Told along with the logits."""
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
@@ -46,7 +47,7 @@ class FrozenTeacher(nn.Module):
             self.network.eval()
         # Not inference mode: its tensors may not be saved for the student's backward pass.
         with torch.no_grad():
-            return heard(self.network, self._layers, ask=lambda: answer(self.network, batch))
+            return heard(self.network, self.layers, ask=lambda: answer(self.network, batch))
 
     def state_sha256(self) -> str:
         """Hash of every parameter and buffer; equal before and after a run."""
@@ -54,9 +55,9 @@ class FrozenTeacher(nn.Module):
 
 
 class EnsembleTeacher(nn.Module):
-    """Several frozen teachers that answer together."""
+    """Several frozen teachers that answer together; each is a module with `knowledge`."""
 
-    def __init__(self, members: Sequence[FrozenTeacher], *, merge: Merge) -> None:
+    def __init__(self, members: Sequence[nn.Module], *, merge: Merge) -> None:
         super().__init__()
         self.members: Any = nn.ModuleList(members)
         self._merge = merge

@@ -58,6 +58,7 @@ def data_root(request: pytest.FixtureRequest) -> DataRoot:
 def own_devices(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each test process counts as a machine: a measurement in one need not wait for a training in another."""
     os.environ["DISTILLERY_DEVICE_LOCKS"] = str(tmp_path_factory.mktemp("devices"))
+    os.environ["DISTILLERY_ANSWERS"] = str(tmp_path_factory.mktemp("answers"))
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -119,6 +119,7 @@ def _tried(ready: Ready, plan: Planned, *, look: Split, journal: Journal) -> Tim
 def planned(ready: Ready) -> Iterator[Planned]:
     """Every training of the study on fresh networks, in order; seeds count as one."""
     spec, shared = ready.spec, ready.spec.training
+    ready = replace(ready, remembers=False)
     wider = _with_unlabelled(ready)
     quick = _with_one_synthesis(wider)
     above = [
@@ -128,7 +129,7 @@ def planned(ready: Ready) -> Iterator[Planned]:
     if not isinstance(spec.method, OnlineMethod):
         for run, each, given in zip(teaching_runs(spec), spec.teachers, ready.teachers, strict=True):
             if given is None:
-                lesson = partial(lessons.labels_only, ready, each.architecture)
+                lesson = partial(lessons.teaching, ready, each.architecture)
                 yield Planned(run, merged(shared, each.train), lesson, ready)
     for number, each_assistant in enumerate(spec.assistants, 1):
         recipe, name = merged(shared, each_assistant.train), each_assistant.architecture
@@ -136,7 +137,7 @@ def planned(ready: Ready) -> Iterator[Planned]:
         above = [Known(name, fresh(ready, name, draw=1))]
     yield Planned("training", shared, partial(lessons.student, quick, above), quick, times=spec.seeds)
     if spec.baseline:
-        lesson = partial(lessons.labels_only, ready, spec.student.architecture)
+        lesson = partial(lessons.baseline, ready)
         yield Planned("baseline", shared, lesson, ready, times=spec.seeds)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,7 @@ from engine.strategies.self_distillation import SelfDistillation
 from engine.teachers import Ensemble, EnsembleTeacher, FrozenTeacher
 from models import catalog
 from worker.ready import Ready, fresh, samples
+from worker.remembering import remembering, views_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,29 +35,48 @@ class Known:
     network: nn.Module
 
 
-def labels_only(ready: Ready, architecture: str, *, run: int = 0, draw: int = 0) -> Lesson:
-    """Plain training: how a teacher is made, and the baseline."""
+def teaching(ready: Ready, architecture: str, *, run: int = 0, draw: int = 0) -> Lesson:
+    """Plain training of a teacher, on every view."""
     network = fresh(ready, architecture, run=run, draw=draw)
     return Offline(network, objective=build([_labels(ready.spec)]), teacher=None)
 
 
+def baseline(ready: Ready, *, run: int = 0) -> Lesson:
+    """Plain training of the student, on the views that the taught one sees."""
+    network = fresh(ready, ready.spec.student.architecture, run=run)
+    return _shown(ready, Offline(network, objective=build([_labels(ready.spec)]), teacher=None))
+
+
 def taught(ready: Ready, architecture: str, teachers: Sequence[Known], *, run: int = 0, draw: int = 0) -> Lesson:
-    """A student or an assistant under frozen teachers, by the objective of the method."""
+    """A student or an assistant under frozen teachers, by the objective of the method.
+
+    Raises:
+        InvalidRequest: the answers must be kept, and there is no room for them.
+    """
     student = Known(architecture, fresh(ready, architecture, run=run, draw=draw))
     objective = build(ready.spec.method.terms, _fittings(ready, student, teachers))
-    return Offline(student.network, objective=objective, teacher=_frozen(ready.spec, teachers, objective))
+    kept = remembering(ready, _frozen(teachers, objective), epochs=ready.spec.training.epochs)
+    lesson = Offline(student.network, objective=objective, teacher=_together(ready.spec, kept.teachers))
+    lesson.remark = kept.why_live
+    return _shown(ready, lesson)
 
 
 def student(ready: Ready, teachers: Sequence[Known], *, run: int = 0) -> Lesson:
     """The student's lesson by the strategy of the spec. `teachers` are those that are trained already."""
     method, architecture = ready.spec.method, ready.spec.student.architecture
     if isinstance(method, OnlineMethod):
-        return _online(ready, method, run=run)
+        return _shown(ready, _online(ready, method, run=run))
     if isinstance(method, SelfDistillationMethod):
-        return SelfDistillation(with_exits(ready, run=run), method=method)
+        return _shown(ready, SelfDistillation(with_exits(ready, run=run), method=method))
     if isinstance(method, DataFreeMethod):
         return _data_free(ready, method, teachers, run=run)
     return taught(ready, architecture, teachers, run=run)
+
+
+def _shown(ready: Ready, lesson: Lesson) -> Lesson:
+    """With the views of the spec."""
+    lesson.views = views_of(ready.spec)
+    return lesson
 
 
 def with_exits(ready: Ready, *, run: int = 0) -> WithExits:
@@ -118,7 +139,7 @@ def _data_free(ready: Ready, method: DataFreeMethod, teachers: Sequence[Known], 
     return DataFree(
         known.network,
         objective=objective,
-        teacher=_frozen(ready.spec, teachers, objective),
+        teacher=_together(ready.spec, _frozen(teachers, objective)),
         method=method,
         classes=len(data.classes),
         channels=data.channels,
@@ -128,15 +149,17 @@ def _data_free(ready: Ready, method: DataFreeMethod, teachers: Sequence[Known], 
     )
 
 
-def _frozen(spec: JobSpec, teachers: Sequence[Known], objective: Objective) -> FrozenTeacher | EnsembleTeacher:
-    frozen = [
-        FrozenTeacher(each.network, layers=objective.teacher_layers(place)) for place, each in enumerate(teachers)
-    ]
-    if len(frozen) == 1:
-        return frozen[0]
+def _frozen(teachers: Sequence[Known], objective: Objective) -> list[FrozenTeacher]:
+    return [FrozenTeacher(each.network, layers=objective.teacher_layers(place)) for place, each in enumerate(teachers)]
+
+
+def _together(spec: JobSpec, members: Sequence[Any]) -> Any:
+    """One teacher as it is; several as one that merges them."""
+    if len(members) == 1:
+        return members[0]
     if not isinstance(spec.teacher, TeacherEnsemble):
         raise AssertionError("Only an ensemble has several teachers.")
-    return EnsembleTeacher(frozen, merge=spec.teacher.merge)
+    return EnsembleTeacher(members, merge=spec.teacher.merge)
 
 
 def _fittings(ready: Ready, student: Known, teachers: Sequence[Known]) -> list[Fitting]:

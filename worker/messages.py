@@ -98,6 +98,35 @@ class Estimated(Line):
     estimate: Estimate
 
 
+class Answered(Line):
+    """What became of the teachers' answers in a run that is over."""
+
+    kind: Literal["answered"] = "answered"
+    run: str
+    asked: int = 0
+    """Answers to images that the teachers computed; 0 in both where they answered live throughout."""
+    recalled: int = 0
+    """Answers that were read."""
+    damaged: int = 0
+    """Of those computed, how many were found damaged."""
+    unkept: int = 0
+    """Of those computed, how many found no room."""
+    why_live: str = ""
+    """Why nothing was kept."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        if not self.asked and not self.recalled:
+            return f"In the run {self.run} the teacher answered live{f': {self.why_live}' if self.why_live else '.'}"
+        lost = f"; {self.damaged:,} were found damaged and computed anew" if self.damaged else ""
+        lost += f"; {self.unkept:,} found no room to be kept" if self.unkept else ""
+        return (
+            f"In the run {self.run} the teacher computed {self.asked:,} answers to images and {self.recalled:,} were "
+            f"read{lost}."
+        )
+
+
 class Ingested(Line):
     """A data set is read and packed; its file and previews were told as artifacts."""
 
@@ -167,7 +196,7 @@ class Halted(Line):
 
 
 Message = (
-    Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated
+    Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated | Answered
     | Ingested | Inspected | Rehearsed | Benchmarked | Finished | Failed | Halted
 )  # fmt: skip
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

@@ -152,6 +152,7 @@ def _same_bytes(expected: Provenance, found: Provenance) -> None:
 
 def _rehearse(ready: Ready, teachers: Sequence[Known]) -> None:
     """One small batch through every lesson of the job: layers that do not fit each other show here, in a second."""
+    ready = replace(ready, remembers=False)
     above = teachers
     rehearsed = []
     for assistant in ready.spec.assistants:

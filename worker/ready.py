@@ -33,6 +33,8 @@ class Ready:
     """The runs that are trained at half the learning rate of their recipe."""
     micro_batches: int = 1
     """Parts in which a batch goes through the networks, for want of memory."""
+    remembers: bool = True
+    """Whether what teachers say may be kept and read: not while a job is only tried out."""
     accuracies: tuple[float | None, ...] = ()
     """Of each given teacher, on validation images; None of one that the job trains, or where it may read no data."""
     preparing_seconds: float = 0.0

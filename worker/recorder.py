@@ -17,6 +17,7 @@ from store.db import Database
 from store.leases import Claim
 from worker.lease import Lease
 from worker.messages import (
+    Answered,
     Benchmarked,
     Delivered,
     Estimated,
@@ -122,6 +123,9 @@ class Recorder:
                 self._warn(message.message, **message.data)
             case Estimated():
                 self.write(lambda s: leases.estimated(s, self.claim, message.estimate))
+            case Answered():
+                facts = message.model_dump(mode="json", exclude={"kind"})
+                self.write(lambda s: leases.event(s, self.claim, "answers", message.sentence, data=facts))
             case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed() | Benchmarked():
                 self.verdict = message
 

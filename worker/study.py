@@ -27,6 +27,7 @@ from worker.messages import Halted
 from worker.parts import Cast
 from worker.preparation import check_teacher, prepare
 from worker.ready import Ready, assisting_runs, loaded, merged, run_names, seed_of, teaching_runs
+from worker.remembering import answered
 from worker.unlabelled import with_unlabelled
 
 
@@ -113,7 +114,7 @@ def _teach(ready: Ready, *, journal: Journal) -> list[Known]:
         network = given
         if network is None:
             recipe = merged(ready.spec.training, spec.train)
-            lesson = partial(lessons.labels_only, ready, spec.architecture, draw=place)
+            lesson = partial(lessons.teaching, ready, spec.architecture, draw=place)
             _run(ready, told[place], lesson, recipe=recipe, among=missing, journal=journal)
             network = loaded(ready, spec.architecture, journal.finished[told[place]].best)
             check_teacher(ready, network, spec)
@@ -154,7 +155,7 @@ def _train_baseline(ready: Ready, *, journal: Journal) -> None:
     journal.enter("baseline")
     for place, run in enumerate(runs):
         recipe = ready.spec.training.model_copy(update={"seed": seed_of(ready, place)})
-        lesson = partial(lessons.labels_only, ready, ready.spec.student.architecture, run=place)
+        lesson = partial(lessons.baseline, ready, run=place)
         _run(ready, run, lesson, recipe=recipe, among=runs, journal=journal)
 
 
@@ -183,8 +184,9 @@ def _run(
         return
     before = [state_sha256(each.network) for each in teachers]
     try:
+        learned = lesson()
         trained = train(
-            lesson(),
+            learned,
             dataset=ready.dataset,
             recipe=_half(recipe) if run in ready.halved else recipe,
             augment=ready.spec.dataset.augment,
@@ -194,6 +196,8 @@ def _run(
         )
         if before != [state_sha256(each.network) for each in teachers]:
             raise AssertionError("A teacher's state changed while it taught.")
+        if teachers:
+            journal.teller.tell(answered(run, learned))
         journal.finish(run, trained)
     except TrainingDiverged as error:
         raise _diverged(error, run=run, halved=run in ready.halved) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from worker.messages import (
+    Answered,
     Delivered,
     Failed,
     Finished,
@@ -98,6 +99,8 @@ def _line_of(message: Message) -> str:
             return f"  checkpoint at step {message.step}: {message.path}"
         case Delivered():
             return f"  {Path(message.path).name}: {message.size_bytes:,} bytes, sha256 {message.sha256[:12]}…"
+        case Answered():
+            return message.sentence
         case Finished():
             return message.summary
         case Failed():

@@ -23,6 +23,7 @@ def faults(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     yield from _data_free(spec)
     yield from _unlabelled(spec)
     yield from _seeds(spec)
+    yield from _answers(spec)
 
 
 def _fault(place: Place, code: str, detail: str, hint: str, *, value: Any = None) -> InitErrorDetails:
@@ -140,3 +141,11 @@ def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:
         detail = f"{spec.seeds} seeds from {seed} on pass the largest, {2**32 - 1}."
         hint = f"Use a seed of {2**32 - spec.seeds} or less."
         yield _fault(("training", "seed"), "seeds_overflow", detail, hint, value=seed)
+
+
+def _answers(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """Only what a frozen teacher says of given images can be kept."""
+    if spec.training.teacher_answers == "cached" and spec.method.strategy != "offline":
+        detail = f"In the strategy {spec.method.strategy} no frozen teacher answers the same images twice."
+        hint = "Use 'auto' or 'live', or the strategy offline."
+        yield _fault(("training", "teacher_answers"), "answers_not_kept", detail, hint, value="cached")

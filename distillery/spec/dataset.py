@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from distillery.spec.frozen import Frozen
 
 Augmentation = Literal["crop", "flip"]
+MOST_VIEWS = 10_000
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 ClassName = Annotated[str, Field(max_length=200)]
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -43,6 +44,10 @@ class ImageData(Frozen):
     """Draws the held-back images (stratified by class), apart from the training seed."""
     augment: Annotated[tuple[Augmentation, ...], Field(max_length=8)] = ()
     """`crop`: pad by an eighth of the side and crop at random. `flip`: mirror at random."""
+    views: Annotated[int, Field(ge=1, le=MOST_VIEWS)] | Literal["auto", "all"] = "auto"
+    """How many different views of each image student and baseline are shown, drawn once for all jobs, so that the
+    teacher need say nothing twice. `all` draws each view anew, without an end. `auto` takes a quarter of the epochs, at
+    least 8, where a frozen teacher teaches and its answers may be kept; else `all`."""
     limit: Annotated[int, Field(ge=10, le=100_000_000)] | None = None
     """Use only this many training images (stratified), to try a job out quickly."""
     unlabelled: UnlabelledData | None = None

@@ -24,6 +24,8 @@ QueueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 MOST_LABELS = 64
+FEWEST_VIEWS, EPOCHS_PER_VIEW = 8, 4
+"""Of an image, where the number of views is left to us: docs/measured/views.md tells what that costs in accuracy."""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Priority = Annotated[int, Field(ge=0, le=100)]
 MaxSeconds = Annotated[float, Field(ge=1, le=31_536_000)]
@@ -134,9 +136,21 @@ def resolve(spec: JobSpec) -> JobSpec:
         each.model_copy(update={"train": _complete(each.train or TeacherTraining(epochs=training.epochs), training)})
         for each in spec.assistants
     )
-    changed = {"training": training, "method": method, "teacher": _with_recipes(spec.teacher, training)}
+    dataset = spec.dataset.model_copy(update={"views": _views(spec)})
+    teacher = _with_recipes(spec.teacher, training)
+    changed = {"dataset": dataset, "training": training, "method": method, "teacher": teacher}
     baseline = spec.baseline and not isinstance(method, DataFreeMethod)
     return spec.model_copy(update={**changed, "assistants": assistants, "baseline": baseline})
+
+
+def _views(spec: JobSpec) -> int | Literal["all"]:
+    """As asked for, or few enough that they come again: the answers to them are then read and not computed."""
+    asked = spec.dataset.views
+    if asked != "auto":
+        return asked
+    if not isinstance(spec.method, OfflineMethod) or spec.training.teacher_answers == "live":
+        return "all"
+    return max(FEWEST_VIEWS, -(-spec.training.epochs // EPOCHS_PER_VIEW))
 
 
 def _with_recipes(teacher: TeacherSpec | TeacherEnsemble | None, shared: Training) -> Any:

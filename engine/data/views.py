@@ -4,22 +4,21 @@ A batch is made once and given to teacher and student alike, so both see the sam
 function of (seed, epoch, batch index) and nothing else: a resumed run reads what the uninterrupted one would have.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distillery.errors import UnknownName
 from distillery.spec.dataset import Augmentation
+from engine.data.cuts import seen
 from engine.data.dataset import Split
+from engine.data.draws import draws_of
 from engine.data.images import Gathered, expect
+from engine.data.view_sets import ViewSet, view_set
 
 AUGMENTATIONS: tuple[Augmentation, ...] = ("crop", "flip")
-CROP_SHARE = 8
-"""`crop` pads each side by an eighth of the image's, as the usual padding of 4 at 32 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +31,9 @@ class Batch:
     """int64 [B]."""
     ids: Tensor
     """int64 [B], as in the split."""
+    cells: Tensor | None = None
+    """int64 [B] on the CPU: the number of each sample's view among all of its split (see `engine.data.view_sets`); None
+    where the images are no numbered views of a split."""
 
 
 def batch_count(n: int, *, batch_size: int) -> int:
@@ -46,7 +48,7 @@ def batch_count(n: int, *, batch_size: int) -> int:
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:
     """The order of `n` images in an epoch: a permutation, int64 [n] on the CPU."""
-    return torch.randperm(n, generator=_generator("order", seed, epoch))
+    return torch.randperm(n, generator=draws_of("order", seed, epoch))
 
 
 def batches(
@@ -58,10 +60,13 @@ def batches(
     augment: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
+    views: int | None = None,
     start_batch: int = 0,
     channels_last: bool = False,
 ) -> Iterator[Batch]:
     """The batches of one epoch from `start_batch` on, shuffled and augmented, on the device of the split's labels.
+
+    `views` bounds how many views of an image there are; None does not.
 
     `start_batch=k` gives exactly the batches that a full pass gives from its k-th on. See `batch_count` for the last.
 
@@ -70,7 +75,7 @@ def batches(
     """
     _refuse_unknown(augment)
     device, order = split.labels.device, epoch_order(len(split), seed=seed, epoch=epoch)
-    placed = order.to(device)
+    placed, shown = order.to(device), viewed(split, views=views, augment=augment)
     normalise = Normalisation(mean=mean, std=std, device=device, channels_last=channels_last)
     for index in range(start_batch, batch_count(len(split), batch_size=batch_size)):
         here, following = (slice(at * batch_size, (at + 1) * batch_size) for at in (index, index + 1))
@@ -78,8 +83,18 @@ def batches(
         # Images that are read from a file are told apart on the host, and the next batch's load meanwhile.
         images = split.images.index_select(0, order[here] if isinstance(split.images, Gathered) else rows).to(device)
         expect(split.images, order[following])
-        images = augmented(images, augment=augment, generator=_generator("view", seed, epoch, index))
-        yield Batch(normalise(images), split.labels.index_select(0, rows), split.ids.index_select(0, rows))
+        cuts, planes = shown.views(order[here], seed=seed, epoch=epoch, batch=index)
+        yield Batch(
+            normalise(seen(images, cuts)),
+            split.labels.index_select(0, rows),
+            split.ids.index_select(0, rows),
+            shown.cells(order[here], planes),
+        )
+
+
+def viewed(split: Split, *, views: int | None, augment: Sequence[str]) -> ViewSet:
+    """The views of a split's images that a run sees."""
+    return view_set(views, count=len(split), image_size=split.images.shape[-1], augment=augment)
 
 
 def ordered(
@@ -112,46 +127,6 @@ class Normalisation:
         # Arithmetic first and the layout last: on the CPU this order takes a third of the time of the other one.
         values = pixels.to(torch.float32).mul_(self._scale).add_(self._shift)
         return values.contiguous(memory_format=self._layout)
-
-
-def augmented(images: Tensor, *, augment: Sequence[str], generator: torch.Generator) -> Tensor:
-    """A random view of each image of a batch: uint8 [B, C, H, W] in and out, drawn from a CPU generator.
-
-    `flip` mirrors every second image on average. `crop` pads with zeros (black, before normalisation, as torchvision's
-    RandomCrop does) by an eighth of the side, at least 1, and cuts at a random place.
-    """
-    count, device = len(images), images.device
-    # The draws do not depend on each other's presence, so adding `flip` leaves the crops as they are.
-    pad = max(1, images.shape[-1] // CROP_SHARE) if "crop" in augment else 0
-    corner = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
-    if "flip" in augment:
-        chosen = torch.arange(count) + count * torch.randint(0, 2, (count,), generator=generator)
-        images = torch.cat((images, images.flip(-1))).index_select(0, chosen.to(device))
-    return _cropped(images, pad=pad, corner=corner.to(device)) if pad else images
-
-
-def _cropped(images: Tensor, *, pad: int, corner: Tensor) -> Tensor:
-    """Cut [B, C, H, W] at `corner` (top and left, [2, B]) out of the images padded with zeros.
-
-    Each row of the result is a run of W bytes of the padded batch: one index_select over B*C*H run starts, which is
-    twenty times faster on the CPU than indexing pixels.
-    """
-    count, channels, height, width = images.shape
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    stride = width + 2 * pad
-    plane = torch.arange(count * channels, device=images.device).view(count, channels, 1) * (height + 2 * pad)
-    row = torch.arange(height, device=images.device)
-    starts = (plane + corner[0].view(-1, 1, 1) + row) * stride + corner[1].view(-1, 1, 1)
-    runs = padded.reshape(-1).unfold(0, width, 1)
-    return runs.index_select(0, starts.view(-1)).view(count, channels, height, width)
-
-
-def _generator(purpose: str, *numbers: int) -> torch.Generator:
-    """A CPU generator of its own for one purpose and place in the run; hashing keeps neighbours unrelated."""
-    digest = hashlib.sha256(f"{purpose}/{'/'.join(map(str, numbers))}".encode()).digest()
-    generator = torch.Generator()
-    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return generator
 
 
 def _refuse_unknown(augment: Sequence[str]) -> None:

@@ -22,12 +22,12 @@ class Offline(Lesson):
 
     def __init__(self, network: nn.Module, *, objective: Objective, teacher: Teacher | None) -> None:
         super().__init__(network, objective=objective)
-        self._teacher = teacher
+        self.teacher = teacher
         self._layers = objective.student_layers if teacher is not None else ()
 
     def forward(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
         """What the student says, and what the teacher says of the same view."""
-        knowledge = None if self._teacher is None else self._teacher.knowledge(batch)
+        knowledge = None if self.teacher is None else self.teacher.knowledge(batch)
         return tapped(self.network, batch.images, self._layers), knowledge
 
     def terms(self, answers: tuple[Outputs, Outputs | None], batch: Batch) -> dict[str, Tensor]:

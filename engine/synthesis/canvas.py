@@ -1,6 +1,5 @@
 """What must be known to make images up for a network that was trained on others: their form, and nothing of them."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +48,3 @@ class Lecture:
 def pixels(images: Tensor) -> Tensor:
     """uint8, rounded, of images in [0, 1] of any shape."""
     return (images.detach() * 255).round().to(torch.uint8)
-
-
-def draws(purpose: str, *numbers: int) -> torch.Generator:
-    """A CPU generator of its own for one purpose and place in the run; hashing keeps neighbours unrelated."""
-    digest = hashlib.sha256(f"{purpose}/{'/'.join(map(str, numbers))}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

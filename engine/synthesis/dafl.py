@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distillery.spec.methods import Dafl
+from engine.data.draws import draws_of
 from engine.synthesis.batch_norm import distance
-from engine.synthesis.canvas import Canvas, Lecture, draws, pixels
+from engine.synthesis.canvas import Canvas, Lecture, pixels
 from engine.synthesis.losses import activation, information_entropy, one_hot
 from engine.synthesis.synthesiser import LiveTeacher, Synthesiser, Verdict, descend, verdict
 
@@ -29,12 +30,12 @@ class DaflSynthesiser(Synthesiser):
     def lecture(self, plan: Lecture, *, teacher: LiveTeacher, student: nn.Module) -> Iterator[Tensor]:
         """A new batch at every step, as the generator makes it: neither rounded to pixels nor augmented."""
         for index in range(plan.start_batch, plan.batch_count):
-            latents = self.latents(plan.batch_size, draws=draws("dafl", plan.seed, plan.epoch, index))
+            latents = self.latents(plan.batch_size, draws=draws_of("dafl", plan.seed, plan.epoch, index))
             yield self._learned_from(latents, teacher=teacher).contiguous(memory_format=plan.layout)
 
     def gallery(self, count: int) -> Tensor:
         """What the generator makes now of latents that never change."""
-        latents = self.latents(max(count, _GALLERY_DRAWN), draws=draws("gallery"))
+        latents = self.latents(max(count, _GALLERY_DRAWN), draws=draws_of("gallery"))
         with torch.no_grad():
             return pixels(self.generator(latents))[:count]
 

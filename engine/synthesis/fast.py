@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from distillery.spec.methods import Fast
-from engine.data.views import Normalisation, augmented
+from engine.data.cuts import augmented
+from engine.data.draws import draws_of
+from engine.data.views import Normalisation
 from engine.evaluate import evaluating
 from engine.synthesis.batch_norm import Moments, blended, distance
-from engine.synthesis.canvas import Canvas, Lecture, draws, pixels
+from engine.synthesis.canvas import Canvas, Lecture, pixels
 from engine.synthesis.losses import disagreement, one_hot
 from engine.synthesis.synthesiser import LiveTeacher, Synthesiser, descend, step_along, verdict
 
@@ -51,7 +53,7 @@ class FastSynthesiser(Synthesiser):
             channels_last=plan.layout == torch.channels_last,
         )
         for index in range(plan.start_batch, plan.batch_count):
-            drawn = draws("pool", plan.seed, plan.epoch, index)
+            drawn = draws_of("pool", plan.seed, plan.epoch, index)
             # A pool that is smaller than a batch gives every image about as often as the others.
             rows = torch.randperm(max(len(self.pool), plan.batch_size), generator=drawn)[: plan.batch_size]
             images = self.pool.index_select(0, (rows % len(self.pool)).to(self.pool.device))
@@ -74,7 +76,7 @@ class FastSynthesiser(Synthesiser):
 
     def _add(self, plan: Lecture, *, number: int, teacher: LiveTeacher, student: nn.Module) -> None:
         """Make one batch, keep it in the pool, and move the generator towards what made it."""
-        drawn = draws("synthesis", plan.seed, plan.epoch, number)
+        drawn = draws_of("synthesis", plan.seed, plan.epoch, number)
         count = min(plan.batch_size, self._spec.pool)
         targets = balanced(count, classes=self.canvas.classes, draws=drawn)
         against = student if self._spec.adversarial_weight and plan.epoch >= self._spec.pool_warmup_epochs else None

@@ -16,6 +16,7 @@ from distillery.spec.methods import Dafl, DataFreeMethod, Fast
 from distillery.spec.objectives import CrossEntropyTerm, HintTerm, LayerPair, SoftTargetsTerm
 from distillery.spec.training import Sgd, Training
 from engine import checkpoint
+from engine.data.draws import draws_of
 from engine.data.readers import load
 from engine.data.sealed import sealed
 from engine.evaluate import accuracy, predict
@@ -24,7 +25,6 @@ from engine.loop import Stopped, train
 from engine.objectives import build
 from engine.strategies.data_free import NOBODY, DataFree, grid_png
 from engine.strategies.offline import Offline
-from engine.synthesis.canvas import draws
 from engine.synthesis.fast import balanced
 from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
 
@@ -306,7 +306,7 @@ def test_dafl_gives_the_images_it_learned_from_and_then_learns_once(lesson, teac
     mirror = copy.deepcopy(synthesiser.generator)
     optimizer = torch.optim.Adam(mirror.parameters(), lr=WAYS["dafl"].generator_lr)
     for index, batch in enumerate(views(made, nothing)):
-        images = mirror(torch.randn(8, 6, generator=draws("dafl", 5, 0, index)))
+        images = mirror(torch.randn(8, 6, generator=draws_of("dafl", 5, 0, index)))
         read = (images - 0.3) / 0.4
         assert torch.allclose(batch.images, read, atol=1e-5)
         norm, maps = teacher.network[1], teacher.network[0](read)
@@ -333,7 +333,7 @@ def test_fast_keeps_the_best_images_of_a_few_steps_and_then_moves_the_generator_
     generator, student = copy.deepcopy(made.objective.synthesiser.generator), copy.deepcopy(made.network).eval()
     next(views(made, None))
 
-    drawn = draws("synthesis", 5, 0, 0)
+    drawn = draws_of("synthesis", 5, 0, 0)
     targets = balanced(8, classes=3, draws=drawn)
     latents = torch.randn(8, 6, generator=drawn).requires_grad_()
     tuned = copy.deepcopy(generator)

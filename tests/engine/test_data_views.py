@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillery.errors import UnknownName
+from engine.data.cuts import augmented
 from engine.data.dataset import Split
 from engine.data.views import (
     AUGMENTATIONS,
     Batch,
     Normalisation,
-    augmented,
     batch_count,
     batches,
     epoch_order,

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from distillery.spec.methods import Dafl, Fast
+from engine.data.draws import draws_of
 from engine.data.views import Normalisation
 from engine.synthesis import SYNTHESISERS, build
 from engine.synthesis.batch_norm import MOMENTUM, Moments, blended, distance, listening
-from engine.synthesis.canvas import Canvas, draws, pixels
+from engine.synthesis.canvas import Canvas, pixels
 from engine.synthesis.fast import balanced
 from engine.synthesis.generator import LARGEST_START, Generator, sides
 from engine.synthesis.losses import activation, disagreement, information_entropy, one_hot
@@ -98,7 +99,7 @@ def test_pixels_are_rounded_and_survive_the_way_there_and_back():
 
 def test_draws_depend_on_purpose_and_place_alone():
     def first(*place):
-        return torch.rand(4, generator=draws(*place)).tolist()
+        return torch.rand(4, generator=draws_of(*place)).tolist()
 
     assert first("a", 1, 2) == first("a", 1, 2)
     others = [first("a", 1, 2), first("b", 1, 2), first("a", 2, 1), first("a", 12), first("a", 1, 3)]
@@ -107,7 +108,7 @@ def test_draws_depend_on_purpose_and_place_alone():
 
 @pytest.mark.parametrize(("count", "classes"), [(64, 10), (60, 10), (7, 10), (1, 3), (16, 100)])
 def test_classes_are_meant_equally_often(count, classes):
-    meant = balanced(count, classes=classes, draws=draws("test", count))
+    meant = balanced(count, classes=classes, draws=draws_of("test", count))
     times = meant.bincount(minlength=classes)
     assert len(meant) == count
     assert int(times.max()) <= -(-count // classes)

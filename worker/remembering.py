@@ -1,0 +1,118 @@
+"""Which teachers' answers are kept on this machine, and what became of them."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillery.errors import InvalidRequest
+from distillery.spec import JobSpec
+from engine.data.view_sets import EveryView, ViewSet
+from engine.data.views import Batch, viewed
+from engine.evaluate import BatchNetwork
+from engine.lesson import Lesson
+from engine.remembered.cells import cell_bytes
+from engine.remembered.shelf import Shelf
+from engine.remembered.teacher import RememberingTeacher
+from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
+from worker.messages import Answered
+from worker.ready import Ready, samples
+
+_FORMAT = 1
+_SIGHTINGS = 2
+"""Of every view that can be drawn all answers take room, however few are seen: half of them should be, at least."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Teachers as a run asks them."""
+
+    teachers: tuple[Any, ...]
+    """In their order; each answers a batch with `knowledge`."""
+    why_live: str = ""
+    """Why nothing is kept, where that was left to us."""
+
+
+def views_of(spec: JobSpec) -> int | None:
+    """How many views of an image student and baseline see; None for all that can be drawn."""
+    asked = spec.dataset.views
+    return asked if isinstance(asked, int) else None
+
+
+def answered(run: str, lesson: Lesson) -> Answered:
+    """What became of the answers of a lesson's teachers."""
+    teacher = getattr(lesson, "teacher", None)
+    members = teacher.members if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    told = [each.counts for each in members if isinstance(each, RememberingTeacher)]
+    counts = asdict(sum(told[1:], start=told[0])) if told else {}
+    return Answered(run=run, why_live=lesson.remark, **counts)
+
+
+def remembering(ready: Ready, teachers: Sequence[FrozenTeacher], *, epochs: int) -> Kept:
+    """The teachers with a memory, where the spec asks for that and there is room.
+
+    Raises:
+        InvalidRequest: the answers must be kept, and there is no room for them.
+    """
+    asked = ready.spec.training.teacher_answers
+    live = Kept(tuple(teachers))
+    if asked == "live" or not ready.remembers:
+        return live
+    data = ready.dataset
+    views = viewed(data.train, views=views_of(ready.spec), augment=ready.spec.dataset.augment)
+    shelf = Shelf.of_this_machine()
+    remembered = [each for each in teachers if not isinstance(each.network, BatchNetwork)]  # a table is a memory
+    need = sum(_bytes_of(ready, each, views) for each in remembered)
+    reason = _why_not(shelf, need=need, views=views, epochs=epochs if asked == "auto" else views.planes)
+    if reason and asked == "cached":
+        raise InvalidRequest(
+            f"The teacher's answers cannot be kept: {reason}",
+            hint="Use teacher_answers: auto or live, fewer dataset.views, or raise DISTILLERY_ANSWERS_BYTES.",
+            pointer="/training/teacher_answers",
+        )
+    if reason:
+        return Kept(tuple(teachers), why_live=reason)
+    return Kept(tuple(_with_memory(ready, each, shelf, views) if each in remembered else each for each in teachers))
+
+
+def _why_not(shelf: Shelf, *, need: int, views: ViewSet, epochs: int) -> str:
+    """Why answers are not kept; nothing where they are."""
+    if isinstance(views, EveryView) and views.planes > _SIGHTINGS * epochs:
+        return f"Each of {views.planes} views of an image is seen too seldom in {epochs} epochs."
+    if need > shelf.limit:
+        return f"They take {need / 1e6:,.0f} MB, and DISTILLERY_ANSWERS_BYTES allows {shelf.limit / 1e6:,.0f} MB."
+    shelf.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(shelf.root).free
+    if need > free:
+        return f"They may take {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free where they lie."
+    return ""
+
+
+def _bytes_of(ready: Ready, teacher: FrozenTeacher, views: ViewSet) -> int:
+    """What the answers of one teacher to all views take, told by its answers to two images."""
+    images = samples(ready)[:2]
+    nobody = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    answers = teacher.knowledge(Batch(images=images, labels=nobody, ids=nobody))
+    told = (answers.logits, *answers.features.values())
+    return views.planes * views.count * sum(cell_bytes(each.shape[1:].numel()) for each in told)
+
+
+def _with_memory(ready: Ready, teacher: FrozenTeacher, shelf: Shelf, views: ViewSet) -> nn.Module:
+    data = ready.dataset
+    key = {
+        "format": _FORMAT,
+        "teacher": state_sha256(teacher.network),
+        "network": hashlib.sha256(repr(teacher.network).encode()).hexdigest(),  # strides and the like have no weights
+        "answers": f"{ready.precision} on {ready.device.type}",
+        "data": data.sha256,
+        "rows": hashlib.sha256(data.train.ids.cpu().numpy().tobytes()).hexdigest(),
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
+        "views": views.facts,
+    }
+    return RememberingTeacher(teacher, entry=shelf.open(key), views=views)
