@@ -37,6 +37,14 @@ test: setup
 chaos: setup
 	$(VENV)/bin/python -m benchmarks.chaos $(CHAOS)
 
+# The short forms of what docs/performance.md tells, a few minutes each. With real images: make bench DATA=FOLDER,
+# where FOLDER holds CIFAR-10; else on digits, which are so small that little of it holds for anything else.
+bench: setup peers
+	$(VENV)/bin/python -m benchmarks.training --data $(or $(DATA),digits) --pair resnet56:resnet20 --images 1280 \
+		--rounds 3 --seconds 3
+	$(VENV)/bin/python -m benchmarks.sweep --data $(or $(DATA),digits) --images 256 --epochs 8
+	@test ! -f benchmarks/api.py || $(VENV)/bin/python -m benchmarks.api
+
 # What training is measured against: torchdistill in an environment of its own, with the same torch as ours.
 peers: .peers/.ready
 

@@ -18,7 +18,6 @@ from distillery.spec.training import CosineSchedule
 from engine import environment, evaluate
 from engine.loop import train
 from engine.precision import computes_bf16, resolve_device
-from engine.strategies.offline import Offline
 
 REFERENCE = "live fp32"
 _VALIDATION = 200
@@ -67,12 +66,9 @@ def page(options: argparse.Namespace, arrays: Arrays, folder: Path, *, command: 
 
 def trained(task: Task, chosen: ours.Variant, arrays: Arrays) -> Run:
     """By the real loop, with a cosine schedule; the weights of the last epoch are scored."""
-    dataset = chosen.dataset(task, ours.as_dataset(arrays, name="few", validation=_VALIDATION))
-    lesson = Offline(
-        networks.student(task, arrays),
-        objective=ours.objective(temperature=task.jobs[0][0], soft=task.jobs[0][1]),
-        teacher=chosen.teacher(task, arrays, dataset),
-    )
+    dataset = ours.as_dataset(arrays, name="few", validation=_VALIDATION)
+    teacher, (temperature, soft) = chosen.teacher(task, arrays, dataset), task.jobs[0]
+    lesson = ours.lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
     recipe = ours.recipe(task, chosen).model_copy(update={"schedule": CosineSchedule()})
     began = time.perf_counter()
     result = train(lesson, dataset=dataset, recipe=recipe, augment=ours.AUGMENT, observer=ours.Silent())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,17 +10,22 @@ import torch
 from benchmarks.contest import images, networks
 from benchmarks.contest.gate import Gate
 from benchmarks.contest.task import ENDLESS, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
+from distillery.spec.job import EPOCHS_PER_VIEW, FEWEST_VIEWS
 from distillery.spec.objectives import CrossEntropyTerm, SoftTargetsTerm
 from distillery.spec.training import ConstantSchedule, Sgd, Training
 from engine.data.dataset import Dataset, Split
-from engine.data.views import Batch
+from engine.data.views import Batch, batch_count, viewed
 from engine.lesson import Lesson
 from engine.loop import train
 from engine.objectives import build as build_objective
 from engine.precision import resolve_device, resolve_precision
+from engine.remembered.shelf import Shelf
+from engine.remembered.teacher import RememberingTeacher
 from engine.strategies.offline import Offline
-from engine.teachers import FrozenTeacher, Teacher
+from engine.teachers import FrozenTeacher, Teacher, state_sha256
 
+AUGMENT = ("crop", "flip")
+_SETTLING = 3
 _HELD_BACK = 2
 """Images that the loop validates on, because it must; they are nobody's training images."""
 
@@ -32,27 +38,36 @@ class Variant:
     precision: Literal["auto", "fp32"]
     twin: str = ""
     """The variant that it equals where `auto` takes fp32."""
-    asks_teacher: bool = True
-    """Whether the teacher computes in the steady state; if not, its operations do not count towards the floor."""
+    cached: bool = False
+    """Whether the teacher's answers are kept, so that it computes nothing in the steady state."""
 
-    def dataset(self, task: Task, dataset: Dataset) -> Dataset:
-        """The views that the student sees: without limit."""
-        return dataset
+    def views(self, task: Task) -> int | None:
+        """How many views of an image there are: what a job of so many epochs chooses. Of a training without an end,
+        one, because its steady pace does not depend on it and each has to be seen before it is reached."""
+        if not self.cached:
+            return None
+        return 1 if task.epochs == ENDLESS else max(FEWEST_VIEWS, -(-task.epochs // EPOCHS_PER_VIEW))
 
     def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Teacher:
-        """What answers them."""
-        return FrozenTeacher(networks.teacher(task, arrays))
+        """What answers the student's views."""
+        live = FrozenTeacher(networks.teacher(task, arrays))
+        if not self.cached:
+            return live
+        key = {"teacher": state_sha256(live.network), "data": dataset.sha256, "precision": self.precision}
+        shown = viewed(dataset.train, views=self.views(task), augment=AUGMENT)
+        return RememberingTeacher(live, entry=Shelf(Path(task.scratch)).open(key), views=shown)
 
     def warm_steps(self, task: Task, dataset: Dataset) -> int:
-        """Steps until its pace is the one that it keeps."""
-        return 3
+        """Steps until its pace is the one that it keeps: every answer known, every kernel chosen."""
+        return _SETTLING + (batch_count(len(dataset.train), batch_size=task.batch_size) if self.cached else 0)
 
 
 VARIANTS = (
     Variant("live fp32", "fp32"),
     Variant("live", "auto", twin="live fp32"),
+    Variant("cached fp32", "fp32", cached=True),
+    Variant("cached", "auto", twin="cached fp32", cached=True),
 )
-AUGMENT = ("crop", "flip")
 
 
 def variant(contender: str) -> Variant:
@@ -112,19 +127,28 @@ class Gated(Silent):
 def run(task: Task, gate: Gate) -> None:
     """All jobs of the task, one after another, with one teacher."""
     chosen, arrays = variant(task.contender), images.read(task.images)
-    dataset = chosen.dataset(task, as_dataset(arrays, name="contest"))
+    dataset = as_dataset(arrays, name="contest")
     teacher = chosen.teacher(task, arrays, dataset)
     precision = resolve_precision(chosen.precision, resolve_device(task.device))
     steps = chosen.warm_steps(task, dataset) if task.epochs == ENDLESS else 0
     gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps)
     for temperature, soft in task.jobs:
         observer = Gated(gate)
-        lesson = Offline(
-            networks.student(task, arrays), objective=objective(temperature=temperature, soft=soft), teacher=teacher
-        )
-        observer.count_batches_of(lesson)
-        train(lesson, dataset=dataset, recipe=recipe(task, chosen), augment=AUGMENT, observer=observer)
+        taught = lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
+        observer.count_batches_of(taught)
+        train(taught, dataset=dataset, recipe=recipe(task, chosen), augment=AUGMENT, observer=observer)
     gate.finished()
+
+
+def lesson(
+    task: Task, chosen: Variant, arrays: images.Arrays, teacher: Teacher, *, temperature: float, soft: float
+) -> Offline:
+    """A fresh student before the teacher."""
+    made = Offline(
+        networks.student(task, arrays), objective=objective(temperature=temperature, soft=soft), teacher=teacher
+    )
+    made.views = chosen.views(task)
+    return made
 
 
 def objective(*, temperature: float, soft: float) -> Any:

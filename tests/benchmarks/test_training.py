@@ -30,9 +30,14 @@ def page_of(tmp_path: Path, *options: str) -> str:
 def test_it_measures_rates_ratios_floors_and_a_whole_job(tmp_path):
     text = page_of(tmp_path, "--rounds=2", "--seconds=0.2", "--whole-job=96", "--job-epochs=2")
     assert "nan" not in text
-    row = re.search(r"^\| \*\*ours: live fp32\*\* \| fp32 \| ([\d,]+) \(.*\| ([\d.]+) \(.*\) \|$", text, re.MULTILINE)
-    assert row is not None
-    assert int(row[1].replace(",", "")) > 0
+    for name in ("live fp32", "cached fp32"):
+        row = re.search(rf"^\| \*\*ours: {name}\*\* \| fp32 \| ([\d,]+) \(.*\| [\d.]+ \(.*\) \|$", text, re.MULTILINE)
+        assert row is not None
+        assert int(row[1].replace(",", "")) > 0
+    live, cached = (re.search(rf"ours: {name} ([\d,]+)", text) for name in ("live fp32", "cached fp32"))
+    assert int(cached[1].replace(",", "")) < int(live[1].replace(",", "")), (
+        "no operations of a teacher that is not asked"
+    )
     assert re.search(r"^\| textbook \| fp32 \| [\d,]+ \(.*\| 1\.00 \(1\.00 to 1\.00\)", text, re.MULTILINE)
     assert len(re.findall(r"^\| [12] \| ", text, re.MULTILINE)) == 2
     assert "**Not measured against torchdistill**" in text
@@ -43,6 +48,7 @@ def test_it_scores_every_option(tmp_path):
     text = page_of(tmp_path, "--accuracy", "--seeds=2", "--epochs=1", "--labelled=64")
     row = re.search(r"^\| live fp32 \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| \+0\.00 \| yes \|", text, re.MULTILINE)
     assert row is not None
+    assert re.search(r"^\| cached fp32 \| [\d.]+ \(", text, re.MULTILINE)
     lowest, highest = float(row[2]), float(row[3])
     assert 0 <= lowest <= float(row[1]) <= highest <= 100
 
