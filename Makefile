@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 # compiles ten thousand files anew, for ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test chaos check format openapi lock clean
+.PHONY: setup demo test chaos bench peers check format openapi lock clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,22 @@ test: setup
 chaos: setup
 	$(VENV)/bin/python -m benchmarks.chaos $(CHAOS)
 
+# The short forms of what docs/performance.md tells, a few minutes each. With real images: make bench DATA=FOLDER,
+# where FOLDER holds CIFAR-10; else on digits, which are so small that little of it holds for anything else.
+bench: setup peers
+	$(VENV)/bin/python -m benchmarks.training --data $(or $(DATA),digits) --pair resnet56:resnet20 --images 1280 \
+		--rounds 3 --seconds 3
+	$(VENV)/bin/python -m benchmarks.sweep --data $(or $(DATA),digits) --images 256 --epochs 8
+	@test ! -f benchmarks/api.py || $(VENV)/bin/python -m benchmarks.api
+
+# What training is measured against: torchdistill in an environment of its own, with the same torch as ours.
+peers: .peers/.ready
+
+.peers/.ready: benchmarks/peers.lock | .tool/bin/uv
+	@test -x .peers/bin/python || $(UV) venv --quiet --python $(PYTHON) .peers
+	$(UV) pip sync --quiet --python .peers/bin/python --require-hashes benchmarks/peers.lock
+	@touch $@
+
 check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -51,10 +67,12 @@ format: setup
 openapi: setup
 	$(VENV)/bin/python -m app.openapi > tests/app/openapi.json
 
-# Refresh requirements.lock after a change of the dependencies in pyproject.toml.
+# Refresh the locks after a change of the dependencies in pyproject.toml or benchmarks/peers.in.
 lock: | .tool/bin/uv
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--all-extras --output-file requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--constraints requirements.lock --output-file benchmarks/peers.lock benchmarks/peers.in
 
 clean:
-	rm -rf $(VENV) .tool demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) .peers .tool demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,185 @@
+"""`engine.loop.train` itself, in each of the ways that it can be asked to train."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.contest import images, networks
+from benchmarks.contest.gate import Gate
+from benchmarks.contest.task import ENDLESS, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
+from distillery.spec.job import EPOCHS_PER_VIEW, FEWEST_VIEWS
+from distillery.spec.objectives import CrossEntropyTerm, SoftTargetsTerm
+from distillery.spec.training import ConstantSchedule, Sgd, Training
+from engine.data.dataset import Dataset, Split
+from engine.data.views import Batch, batch_count, viewed
+from engine.lesson import Lesson
+from engine.loop import train
+from engine.objectives import build as build_objective
+from engine.precision import resolve_device, resolve_precision
+from engine.remembered.shelf import Shelf
+from engine.remembered.teacher import RememberingTeacher
+from engine.strategies.offline import Offline
+from engine.teachers import FrozenTeacher, Teacher, state_sha256
+
+AUGMENT = ("crop", "flip")
+_SETTLING = 3
+_HELD_BACK = 2
+"""Images that the loop validates on, because it must; they are nobody's training images."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train. A new one is a line of `VARIANTS`."""
+
+    name: str
+    precision: Literal["auto", "fp32"]
+    twin: str = ""
+    """The variant that it equals where `auto` takes fp32."""
+    cached: bool = False
+    """Whether the teacher's answers are kept, so that it computes nothing in the steady state."""
+
+    def views(self, task: Task) -> int | None:
+        """How many views of an image there are: what a job of so many epochs chooses. Of a training without an end,
+        one, because its steady pace does not depend on it and each has to be seen before it is reached."""
+        if not self.cached:
+            return None
+        return 1 if task.epochs == ENDLESS else max(FEWEST_VIEWS, -(-task.epochs // EPOCHS_PER_VIEW))
+
+    def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Teacher:
+        """What answers the student's views."""
+        live = FrozenTeacher(networks.teacher(task, arrays))
+        if not self.cached:
+            return live
+        key = {"teacher": state_sha256(live.network), "data": dataset.sha256, "precision": self.precision}
+        shown = viewed(dataset.train, views=self.views(task), augment=AUGMENT)
+        return RememberingTeacher(live, entry=Shelf(Path(task.scratch)).open(key), views=shown)
+
+    def warm_steps(self, task: Task, dataset: Dataset) -> int:
+        """Steps until its pace is the one that it keeps: every answer known, every kernel chosen."""
+        return _SETTLING + (batch_count(len(dataset.train), batch_size=task.batch_size) if self.cached else 0)
+
+
+VARIANTS = (
+    Variant("live fp32", "fp32"),
+    Variant("live", "auto", twin="live fp32"),
+    Variant("cached fp32", "fp32", cached=True),
+    Variant("cached", "auto", twin="cached fp32", cached=True),
+)
+
+
+def variant(contender: str) -> Variant:
+    """The one that `ours: <name>` means."""
+    name = contender.partition(": ")[2]
+    found = next((each for each in VARIANTS if each.name == name), None)
+    if found is None:
+        raise SystemExit(f"No variant is called '{name}'. There are {', '.join(each.name for each in VARIANTS)}.")
+    return found
+
+
+class Silent:
+    """An observer that listens to nothing and never asks to stop."""
+
+    def progress(self, **values: Any) -> None:
+        """Ignored."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Ignored."""
+
+    def warning(self, message: str) -> None:
+        """Ignored."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Ignored."""
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False
+
+
+class Gated(Silent):
+    """Lets the loop wait for its turn after each step, and knows which of its questions come after a step."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._pending = gate, 0
+
+    def count_batches_of(self, lesson: Lesson) -> None:
+        """Have each batch counted as the loop takes it: it asks whether to stop while it validates too."""
+        given = lesson.batches
+
+        def counted(*args: Any, **named: Any) -> Iterator[Batch]:
+            for batch in given(*args, **named):
+                self._pending = len(batch.labels)
+                yield batch
+
+        lesson.batches = counted  # type: ignore[method-assign]
+
+    def stop_requested(self) -> bool:
+        """Never, but the answer may take a while."""
+        if self._pending:
+            self._gate.step(self._pending)
+        self._pending = 0
+        return False
+
+
+def run(task: Task, gate: Gate) -> None:
+    """All jobs of the task, one after another, with one teacher."""
+    chosen, arrays = variant(task.contender), images.read(task.images)
+    dataset = as_dataset(arrays, name="contest")
+    teacher = chosen.teacher(task, arrays, dataset)
+    precision = resolve_precision(chosen.precision, resolve_device(task.device))
+    steps = chosen.warm_steps(task, dataset) if task.epochs == ENDLESS else 0
+    gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps)
+    for temperature, soft in task.jobs:
+        observer = Gated(gate)
+        taught = lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
+        observer.count_batches_of(taught)
+        train(taught, dataset=dataset, recipe=recipe(task, chosen), augment=AUGMENT, observer=observer)
+    gate.finished()
+
+
+def lesson(
+    task: Task, chosen: Variant, arrays: images.Arrays, teacher: Teacher, *, temperature: float, soft: float
+) -> Offline:
+    """A fresh student before the teacher."""
+    made = Offline(
+        networks.student(task, arrays), objective=objective(temperature=temperature, soft=soft), teacher=teacher
+    )
+    made.views = chosen.views(task)
+    return made
+
+
+def objective(*, temperature: float, soft: float) -> Any:
+    """KD as everyone here computes it."""
+    return build_objective((CrossEntropyTerm(weight=1 - soft), SoftTargetsTerm(weight=soft, temperature=temperature)))
+
+
+def recipe(task: Task, chosen: Variant) -> Training:
+    return Training(
+        epochs=task.epochs,
+        batch_size=task.batch_size,
+        optimizer=Sgd(lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
+        schedule=ConstantSchedule(),
+        precision=chosen.precision,
+        device=task.device,  # type: ignore[arg-type]
+        seed=task.seed,
+    )
+
+
+def as_dataset(arrays: images.Arrays, *, name: str, validation: int = _HELD_BACK) -> Dataset:
+    """The archive's training images; the first of its test images are the validation split, the others the test."""
+    train_split = _split(arrays.x_train, arrays.y_train, first_id=0)
+    held = _split(arrays.x_test[:validation], arrays.y_test[:validation], first_id=len(arrays.y_train))
+    test = _split(arrays.x_test[validation:], arrays.y_test[validation:], first_id=len(arrays.y_train) + validation)
+    names = tuple(str(number) for number in range(arrays.classes))
+    digest = images.sha256(arrays)
+    return Dataset(
+        name, names, arrays.channels, arrays.size, arrays.mean, arrays.std, train_split, held, test, digest, ()
+    )
+
+
+def _split(pixels: Any, labels: Any, *, first_id: int) -> Split:
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Split(tensor, torch.from_numpy(labels), torch.arange(first_id, first_id + len(labels)))

@@ -1,0 +1,62 @@
+"""The contest of training loops at its smallest: every contender trains, and the page holds what was asked for."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = (
+    "--data=digits",
+    "--pair=resnet14:resnet8",
+    "--peers=textbook",
+    "--images=160",
+    "--threads=1",
+    "--batch-size=32",
+)
+
+
+def page_of(tmp_path: Path, *options: str) -> str:
+    page = tmp_path / "training.md"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", *TINY, *options, f"--out={page}"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert page.read_text() in done.stdout
+    return page.read_text()
+
+
+def test_it_measures_rates_ratios_floors_and_a_whole_job(tmp_path):
+    text = page_of(tmp_path, "--rounds=2", "--seconds=0.2", "--whole-job=96", "--job-epochs=2")
+    assert "nan" not in text
+    for name in ("live fp32", "cached fp32"):
+        row = re.search(rf"^\| \*\*ours: {name}\*\* \| fp32 \| ([\d,]+) \(.*\| [\d.]+ \(.*\) \|$", text, re.MULTILINE)
+        assert row is not None
+        assert int(row[1].replace(",", "")) > 0
+    live, cached = (re.search(rf"ours: {name} ([\d,]+)", text) for name in ("live fp32", "cached fp32"))
+    assert int(cached[1].replace(",", "")) < int(live[1].replace(",", "")), (
+        "no operations of a teacher that is not asked"
+    )
+    assert re.search(r"^\| textbook \| fp32 \| [\d,]+ \(.*\| 1\.00 \(1\.00 to 1\.00\)", text, re.MULTILINE)
+    assert len(re.findall(r"^\| [12] \| ", text, re.MULTILINE)) == 2
+    assert "**Not measured against torchdistill**" in text
+    assert "A whole job of 2 epochs on 96 images" in text
+
+
+def test_it_scores_every_option(tmp_path):
+    text = page_of(tmp_path, "--accuracy", "--seeds=2", "--epochs=1", "--labelled=64")
+    row = re.search(r"^\| live fp32 \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| \+0\.00 \| yes \|", text, re.MULTILINE)
+    assert row is not None
+    assert re.search(r"^\| cached fp32 \| [\d.]+ \(", text, re.MULTILINE)
+    lowest, highest = float(row[2]), float(row[3])
+    assert 0 <= lowest <= float(row[1]) <= highest <= 100
+
+
+def test_a_peer_that_nobody_knows_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "--data=digits", "--peers=somebody"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Unknown: somebody. There are torchdistill, textbook." in done.stderr
