@@ -19,8 +19,11 @@ from worker.halts import Halt, halt_of
 from worker.journal import Journal
 from worker.lessons import Known
 from worker.ready import Ready, fresh, merged, teaching_runs
+from worker.remembering import members, recalled_share
 
 SAVED_BYTES_PER_SECOND = 200e6
+LEAST_OF_STEP = 0.1
+"""Of the time of a step with a live teacher, what one takes whose answers are read."""
 _LOOKED_AT = 256
 _BACKWARD = 3
 """A step of training takes as long as so many answers."""
@@ -44,14 +47,26 @@ class Timed:
 
     plan: Planned
     pace: Pace
+    """Of steps in which frozen teachers answer live."""
+    recalled: float = 0.0
+    """Share of the teachers' answers that will be read, 0 to 1."""
+    asking_seconds: float = 0.0
+    """Of all frozen teachers for one image."""
 
     def seconds(self, *, held_back: int, synthesis: int) -> float:
         """Of all its epochs and seeds; `held_back` images are validated after each, and `synthesis` batches made up."""
         epochs, pace = self.plan.recipe.epochs, self.pace
-        learning = epochs * pace.steps_per_epoch * pace.step_seconds + (0 if synthesis else pace.opening_seconds)
+        recalling = self.recalled * self.plan.recipe.batch_size * self.asking_seconds
+        step = max(pace.step_seconds - recalling, LEAST_OF_STEP * pace.step_seconds)
+        learning = epochs * pace.steps_per_epoch * step + (0 if synthesis else pace.opening_seconds)
         making = epochs * synthesis * pace.opening_seconds
         saving = self.saves * pace.state_bytes / SAVED_BYTES_PER_SECOND
         return self.plan.times * (learning + making + epochs * held_back * pace.image_seconds + saving)
+
+    @property
+    def warm(self) -> "Timed":
+        """The same where others have left all answers."""
+        return replace(self, recalled=1.0) if self.recalled else self
 
     @property
     def image_seconds(self) -> float:
@@ -96,9 +111,10 @@ def _tried(ready: Ready, plan: Planned, *, look: Split, journal: Journal) -> Tim
         if journal.stop_requested():
             raise Stopped
 
+    lesson = plan.lesson()
     try:
         pace = burst(
-            plan.lesson(),
+            lesson,
             dataset=plan.ready.dataset,
             recipe=plan.recipe,
             augment=ready.spec.dataset.augment,
@@ -112,8 +128,11 @@ def _tried(ready: Ready, plan: Planned, *, look: Split, journal: Journal) -> Tim
         if halted := halt_of(error, run=plan.run):
             raise Halt(halted) from error
         raise
+    recalled = recalled_share(plan.ready, lesson)
+    teachers = [each.network for each in members(lesson)] if recalled else []
+    asking = sum(seconds_per_image(each, look, dataset=ready.dataset) for each in teachers)
     gc.collect()
-    return Timed(plan, pace)
+    return Timed(plan, pace, recalled=recalled, asking_seconds=asking)
 
 
 def planned(ready: Ready) -> Iterator[Planned]:

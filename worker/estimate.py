@@ -87,6 +87,9 @@ def _notes(ready: Ready, bursts: Bursts) -> Iterator[str]:
     late = [each.plan.run for each in bursts.trainings if not each.pace.steps]
     if late:
         yield f"Of {', '.join(late)} not even the first step ended in time: it will take longer than is told here."
+    recalled = max(each.recalled for each in bursts.trainings)
+    if recalled:
+        yield f"The teacher is asked once about each view: at least {recalled:.0%} of its answers will be read."
     if ready.spec.latency is not None:
         yield "Timing student against teacher takes long where rounds come out unevenly, as on a busy machine."
 
@@ -94,19 +97,27 @@ def _notes(ready: Ready, bursts: Bursts) -> Iterator[str]:
 def _seconds(ready: Ready, bursts: Bursts) -> Interval:
     held_back = 0 if isinstance(ready.spec.method, DataFreeMethod) else len(ready.dataset.validation)
     synthesis = synthesis_batches(ready)
-    work = sum(
-        each.seconds(held_back=held_back, synthesis=synthesis if each.plan.run == "training" else 0)
-        for each in bursts.trainings
+    # The least: what another job has asked a given teacher already, nobody asks again.
+    trainings = (
+        tuple(each.warm if any(each is not None for each in ready.teachers) else each for each in bursts.trainings),
+        bursts.trainings,
     )
+    work = [
+        sum(
+            each.seconds(held_back=held_back, synthesis=synthesis if each.plan.run == "training" else 0)
+            for each in either
+        )
+        for either in trainings
+    ]
     # Of what was trained here the best and the last network answer the test split.
     answered = sum(2 * each.plan.times * each.image_seconds for each in bursts.trainings) + sum(bursts.given)
-    work += len(ready.dataset.test) * answered
+    work = [each + len(ready.dataset.test) * answered for each in work]
     saves = sum(each.plan.times * each.saves for each in bursts.trainings)
     exported = (_exits(ready) + 1) * sum(form != "safetensors" for form in ready.spec.export)
     low, high = (
         ready.preparing_seconds
         + STARTING_SECONDS[end]
-        + TRAINING[end] * work
+        + TRAINING[end] * work[end]
         + saves * SAVING_SECONDS[end]
         + exported * EXPORT_SECONDS[end]
         + _comparing(ready, bursts, end=end)

@@ -55,7 +55,7 @@ def taught(ready: Ready, architecture: str, teachers: Sequence[Known], *, run: i
     """
     student = Known(architecture, fresh(ready, architecture, run=run, draw=draw))
     objective = build(ready.spec.method.terms, _fittings(ready, student, teachers))
-    kept = remembering(ready, _frozen(teachers, objective), epochs=ready.spec.training.epochs)
+    kept = remembering(ready, _frozen(teachers, objective))
     lesson = Offline(student.network, objective=objective, teacher=_together(ready.spec, kept.teachers))
     lesson.remark = kept.why_live
     return _shown(ready, lesson)

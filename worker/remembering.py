@@ -45,29 +45,28 @@ def views_of(spec: JobSpec) -> int | None:
 
 def answered(run: str, lesson: Lesson) -> Answered:
     """What became of the answers of a lesson's teachers."""
-    teacher = getattr(lesson, "teacher", None)
-    members = teacher.members if isinstance(teacher, EnsembleTeacher) else (teacher,)
-    told = [each.counts for each in members if isinstance(each, RememberingTeacher)]
+    told = [each.counts for each in members(lesson) if isinstance(each, RememberingTeacher)]
     counts = asdict(sum(told[1:], start=told[0])) if told else {}
     return Answered(run=run, why_live=lesson.remark, **counts)
 
 
-def remembering(ready: Ready, teachers: Sequence[FrozenTeacher], *, epochs: int) -> Kept:
+def members(lesson: Lesson) -> tuple[Any, ...]:
+    """The frozen teachers of a lesson, each for itself."""
+    teacher = getattr(lesson, "teacher", None)
+    return tuple(teacher.members) if isinstance(teacher, EnsembleTeacher) else (teacher,) if teacher else ()
+
+
+def remembering(ready: Ready, teachers: Sequence[FrozenTeacher]) -> Kept:
     """The teachers with a memory, where the spec asks for that and there is room.
 
     Raises:
         InvalidRequest: the answers must be kept, and there is no room for them.
     """
     asked = ready.spec.training.teacher_answers
-    live = Kept(tuple(teachers))
     if asked == "live" or not ready.remembers:
-        return live
-    data = ready.dataset
-    views = viewed(data.train, views=views_of(ready.spec), augment=ready.spec.dataset.augment)
-    shelf = Shelf.of_this_machine()
-    remembered = [each for each in teachers if not isinstance(each.network, BatchNetwork)]  # a table is a memory
-    need = sum(_bytes_of(ready, each, views) for each in remembered)
-    reason = _why_not(shelf, need=need, views=views, epochs=epochs if asked == "auto" else views.planes)
+        return Kept(tuple(teachers))
+    shelf, views = Shelf.of_this_machine(), _shown(ready)
+    reason = _why_not(ready, teachers, shelf=shelf)
     if reason and asked == "cached":
         raise InvalidRequest(
             f"The teacher's answers cannot be kept: {reason}",
@@ -76,13 +75,40 @@ def remembering(ready: Ready, teachers: Sequence[FrozenTeacher], *, epochs: int)
         )
     if reason:
         return Kept(tuple(teachers), why_live=reason)
-    return Kept(tuple(_with_memory(ready, each, shelf, views) if each in remembered else each for each in teachers))
+    # A table of answers is a memory already.
+    return Kept(tuple(each if _is_table(each) else _with_memory(ready, each, shelf, views) for each in teachers))
 
 
-def _why_not(shelf: Shelf, *, need: int, views: ViewSet, epochs: int) -> str:
+def recalled_share(ready: Ready, lesson: Lesson) -> float:
+    """What share of the teachers' answers in all runs of a lesson will be read and not computed, 0 to 1, as far as
+    this job alone makes them; what other jobs have left makes it more. `lesson` has teachers without a memory.
+    """
+    teachers = members(lesson)
+    if ready.spec.training.teacher_answers == "live" or not teachers:
+        return 0.0
+    if _why_not(ready, teachers, shelf=Shelf.of_this_machine()):
+        return 0.0
+    views, visits = _shown(ready), ready.spec.training.epochs * ready.spec.seeds
+    if isinstance(views, EveryView):
+        return 1 - views.planes * (1 - (1 - 1 / views.planes) ** visits) / visits
+    return 1 - min(views.planes, ready.spec.training.epochs) / visits
+
+
+def _shown(ready: Ready) -> ViewSet:
+    return viewed(ready.dataset.train, views=views_of(ready.spec), augment=ready.spec.dataset.augment)
+
+
+def _is_table(teacher: FrozenTeacher) -> bool:
+    return isinstance(teacher.network, BatchNetwork)
+
+
+def _why_not(ready: Ready, teachers: Sequence[FrozenTeacher], *, shelf: Shelf) -> str:
     """Why answers are not kept; nothing where they are."""
-    if isinstance(views, EveryView) and views.planes > _SIGHTINGS * epochs:
+    views, epochs = _shown(ready), ready.spec.training.epochs
+    seldom = isinstance(views, EveryView) and views.planes > _SIGHTINGS * epochs
+    if seldom and ready.spec.training.teacher_answers == "auto":
         return f"Each of {views.planes} views of an image is seen too seldom in {epochs} epochs."
+    need = sum(_bytes_of(ready, each, views) for each in teachers if not _is_table(each))
     if need > shelf.limit:
         return f"They take {need / 1e6:,.0f} MB, and DISTILLERY_ANSWERS_BYTES allows {shelf.limit / 1e6:,.0f} MB."
     shelf.root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +23,11 @@ _KEY, _LOCKS, _GROWING = "key.json", "locks", "growing"
 
 
 class Entry:
-    """The answers to one key, held by this process until it ends or closes them."""
+    """The answers to one key, held as long as anybody in this process keeps this object, or until it is closed."""
 
-    def __init__(self, shelf: "Shelf", name: str, lock: IO[bytes]) -> None:
-        self._shelf, self._lock = shelf, lock
+    def __init__(self, shelf: "Shelf", name: str, lock: int) -> None:
+        self._shelf = shelf
+        self._let_go = weakref.finalize(self, os.close, lock)
         self.folder = shelf.root / name
 
     def grow(self, path: Path, size: int) -> bool:
@@ -34,7 +36,7 @@ class Entry:
 
     def close(self) -> None:
         """Let the entry be removed when room is needed."""
-        self._lock.close()
+        self._let_go()
 
 
 class Shelf:
@@ -64,7 +66,8 @@ class Shelf:
         """The entry of a key, made where there is none, and held."""
         written = json.dumps(key, sort_keys=True, indent=1)
         name = hashlib.sha256(written.encode()).hexdigest()
-        lock = self._opened(self.root / _LOCKS / name)
+        with self._opened(self.root / _LOCKS / name) as file:
+            lock = os.dup(file.fileno())
         fcntl.flock(lock, fcntl.LOCK_SH)  # waits only while somebody removes this very entry
         folder = self.root / name
         folder.mkdir(mode=0o700, exist_ok=True)
