@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
+import torch
+from torch import nn
+
 from benchmarks.contest import images, networks, ours
 from benchmarks.contest.images import Arrays
 from benchmarks.contest.task import Task
 from distillery.spec.training import CosineSchedule
 from engine import environment, evaluate
+from engine.data.dataset import Dataset
 from engine.loop import train
 from engine.precision import computes_bf16, resolve_device
 
@@ -67,18 +71,25 @@ def page(options: argparse.Namespace, arrays: Arrays, folder: Path, *, command: 
 def trained(task: Task, chosen: ours.Variant, arrays: Arrays) -> Run:
     """By the real loop, with a cosine schedule; the weights of the last epoch are scored."""
     dataset = ours.as_dataset(arrays, name="few", validation=_VALIDATION)
-    teacher, (temperature, soft) = chosen.teacher(task, arrays, dataset), task.jobs[0]
-    lesson = ours.lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
     recipe = ours.recipe(task, chosen).model_copy(update={"schedule": CosineSchedule()})
-    began = time.perf_counter()
-    result = train(lesson, dataset=dataset, recipe=recipe, augment=ours.AUGMENT, observer=ours.Silent())
-    seconds = time.perf_counter() - began
+    with chosen.teacher(task, arrays, dataset) as teacher:
+        temperature, soft = task.jobs[0]
+        lesson = ours.lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
+        began = time.perf_counter()
+        result = train(lesson, dataset=dataset, recipe=recipe, augment=ours.AUGMENT, observer=ours.Silent())
+        seconds = time.perf_counter() - began
     network = networks.student(task, arrays)
     network.load_state_dict(result.last)
+    return Run(scored(network, dataset, device=task.device), result.images_per_second, seconds)
+
+
+def scored(network: nn.Module, dataset: Dataset, *, device: str) -> float:
+    """Accuracy on the test images, from 0 to 1."""
+    there, data = torch.device(device), dataset.to(device)
     logits = evaluate.predict(
-        network, dataset.test, mean=dataset.mean, std=dataset.std, device=resolve_device("cpu"), channels_last=False
+        network.to(there), data.test, mean=data.mean, std=data.std, device=there, channels_last=False
     )
-    return Run(evaluate.accuracy(logits, dataset.test.labels), result.images_per_second, seconds)
+    return evaluate.accuracy(logits, data.test.labels.cpu())
 
 
 def _head(options: argparse.Namespace, task: Task, few: Arrays, *, command: str) -> list[str]:

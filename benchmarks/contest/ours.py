@@ -1,6 +1,7 @@
 """`engine.loop.train` itself, in each of the ways that it can be asked to train."""
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,14 +49,17 @@ class Variant:
             return None
         return 1 if task.epochs == ENDLESS else max(FEWEST_VIEWS, -(-task.epochs // EPOCHS_PER_VIEW))
 
-    def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Teacher:
+    @contextmanager
+    def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Iterator[Teacher]:
         """What answers the student's views."""
         live = FrozenTeacher(networks.teacher(task, arrays))
         if not self.cached:
-            return live
+            yield live
+            return
         key = {"teacher": state_sha256(live.network), "data": dataset.sha256, "precision": self.precision}
         shown = viewed(dataset.train, views=self.views(task), augment=AUGMENT)
-        return RememberingTeacher(live, entry=Shelf(Path(task.scratch)).open(key), views=shown)
+        with closing(Shelf(Path(task.scratch)).open(key)) as entry:
+            yield RememberingTeacher(live, entry=entry, views=shown)
 
     def warm_steps(self, task: Task, dataset: Dataset) -> int:
         """Steps until its pace is the one that it keeps: every answer known, every kernel chosen."""
@@ -128,16 +132,16 @@ def run(task: Task, gate: Gate) -> None:
     """All jobs of the task, one after another, with one teacher."""
     chosen, arrays = variant(task.contender), images.read(task.images)
     dataset = as_dataset(arrays, name="contest")
-    teacher = chosen.teacher(task, arrays, dataset)
-    precision = resolve_precision(chosen.precision, resolve_device(task.device))
-    steps = chosen.warm_steps(task, dataset) if task.epochs == ENDLESS else 0
-    gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps)
-    for temperature, soft in task.jobs:
-        observer = Gated(gate)
-        taught = lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
-        observer.count_batches_of(taught)
-        train(taught, dataset=dataset, recipe=recipe(task, chosen), augment=AUGMENT, observer=observer)
-    gate.finished()
+    with chosen.teacher(task, arrays, dataset) as teacher:
+        precision = resolve_precision(chosen.precision, resolve_device(task.device))
+        steps = chosen.warm_steps(task, dataset) if task.epochs == ENDLESS else 0
+        gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps)
+        for temperature, soft in task.jobs:
+            observer = Gated(gate)
+            taught = lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
+            observer.count_batches_of(taught)
+            train(taught, dataset=dataset, recipe=recipe(task, chosen), augment=AUGMENT, observer=observer)
+        gate.finished()
 
 
 def lesson(

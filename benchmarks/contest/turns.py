@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ PEERS_PYTHON = REPOSITORY / ".peers" / "bin" / "python"
 FOREIGN_SHARE = 0.05
 """Of the machine's processor time in a turn. A round with a turn in which others took more is flagged."""
 _SHOWN = 30
+
+
+def peers_python() -> str | None:
+    """The interpreter that has torchdistill: that of `make peers`, or this one."""
+    if PEERS_PYTHON.is_file():
+        return str(PEERS_PYTHON)
+    return sys.executable if find_spec("torchdistill") is not None else None
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,14 @@ class Contender:
 
     def __init__(self, task: Task, *, log: Path) -> None:
         self.task, self._log = task, log
-        peer = task.contender == "torchdistill"
-        if peer and not PEERS_PYTHON.is_file():
+        python = peers_python() if task.contender == "torchdistill" else sys.executable
+        if python is None:
             raise SystemExit("torchdistill is not there. Run `make peers`, or leave it out: `--peers textbook`.")
-        command = [str(PEERS_PYTHON) if peer else sys.executable, "-m", "benchmarks.contest.contender", task.dumped()]
-        self._process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
-        )
+        command = [python, "-m", "benchmarks.contest.contender", task.dumped()]
+        with log.open("w", encoding="utf-8") as said:
+            self._process = subprocess.Popen(
+                command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+            )
         self.facts: dict[str, Any] = {}
 
     def await_ready(self) -> None:
@@ -77,8 +86,8 @@ class Contender:
 
     def leave(self) -> None:
         """End it, however far it is."""
-        self._process.kill()
-        self._process.wait()
+        with self._process:  # closes the pipes and waits
+            self._process.kill()
 
     def _heard(self) -> dict[str, Any]:
         if self._process.stdout is None:
