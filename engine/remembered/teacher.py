@@ -1,7 +1,6 @@
 """A frozen teacher that is asked about a view once, whoever asks again."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from engine.data.view_sets import ViewSet
 from engine.data.views import Batch
 from engine.outputs import Outputs
 from engine.remembered.cells import Cells
-from engine.remembered.shelf import Entry
+from engine.remembered.shelf import Entry, put
 from engine.teachers import FrozenTeacher
 
 _LOGITS = "logits"
@@ -116,7 +115,7 @@ class _Column:
         What float16 cannot hold is not written, and given as it is.
         """
         if self._cells is None:
-            _put(self._shape_file, json.dumps(values.shape[1:]))
+            put(self._shape_file, json.dumps(values.shape[1:]))
             self._open()
         if self._cells is None:
             raise AssertionError("A column whose shape is written can be opened.")
@@ -136,13 +135,6 @@ class _Column:
         self._shape = tuple(json.loads(self._shape_file.read_text(encoding="utf-8")))
         path, width = self._place.with_name(f"{self._place.name}.cells"), int(np.prod(self._shape))
         self._cells = Cells(path, count=self._views.count, width=width, grow=self._entry.grow)
-
-
-def _put(path: Path, text: str) -> None:
-    """Write a file that nobody ever sees in part."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _part(batch: Batch, rows: Tensor) -> Batch:

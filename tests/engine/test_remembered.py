@@ -1,5 +1,6 @@
 """Answers that are kept: what is read is what was written, or nothing, whatever happens to the files."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from engine import checkpoint
 from engine.data.views import batches, viewed
 from engine.loop import Stopped, train
 from engine.objectives import build
+from engine.remembered.__main__ import main
 from engine.remembered.cells import Cells, cell_bytes
 from engine.remembered.shelf import Shelf
 from engine.remembered.teacher import RememberingTeacher
@@ -318,3 +320,20 @@ def test_parts_of_batches_find_their_own_answers(tmp_path, small_dataset, small_
     again, counted = remembering(tmp_path, small_dataset, small_network(seed=2))
     learned(small_dataset, small_network, again, micro_batches=2)
     assert counted() == 0
+
+
+def test_a_person_sees_what_is_kept_and_clears_it(tmp_path, small_dataset, small_network, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILLERY_ANSWERS", str(tmp_path))
+    teacher, _ = remembering(tmp_path, small_dataset, small_network(seed=2))
+    learned(small_dataset, small_network, teacher)
+    main([])
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 2
+    assert f"teacher {state_sha256(small_network(seed=2))[:12]}" in listed[0]
+    main(["--clear"])
+    assert "0.0 MB are free" in capsys.readouterr().out  # in use
+    del teacher
+    gc.collect()
+    main(["--clear"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0.0 of 10,737 MB")
+    assert not list(tmp_path.glob("*/*.cells"))
