@@ -21,7 +21,7 @@ PHASES: tuple[PhaseName, ...] = (
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
-    "queued", "started", "phase", "resolved", "estimated", "checkpoint", "artifact", "warning", "edited",
+    "queued", "started", "phase", "resolved", "estimated", "form", "checkpoint", "artifact", "warning", "edited",
     "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
     "succeeded", "failed", "crashed", "cancelled",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from engine.data.dataset import Dataset
 from engine.data.views import Batch, batch_count, batches
 from engine.precision import memory_format
 from engine.taps import classifier
+from engine.teachers import FrozenTeacher
 
 
 class Lesson(ABC):
@@ -79,6 +80,10 @@ class Lesson(ABC):
     def weights(self, epoch: int) -> Mapping[str, float]:
         """What each loss counts in an epoch, counted from 0."""
         ...
+
+    def frozen_teachers(self) -> tuple[FrozenTeacher, ...]:
+        """Those that may answer in another form than the network itself (`engine.teacher_forms`)."""
+        return ()
 
     def companions(self) -> Mapping[str, nn.Module]:
         """Other networks whose accuracy on the validation split is worth a curve, by name."""

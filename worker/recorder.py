@@ -22,6 +22,7 @@ from worker.messages import (
     Estimated,
     Failed,
     Finished,
+    FormChosen,
     Halted,
     Ingested,
     Inspected,
@@ -122,6 +123,10 @@ class Recorder:
                 self._warn(message.message, **message.data)
             case Estimated():
                 self.write(lambda s: leases.estimated(s, self.claim, message.estimate))
+            case FormChosen():
+                told = message.choice
+                data = told.model_dump(mode="json")
+                self.write(lambda s: leases.event(s, self.claim, "form", told.message, data=data))
             case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed() | Benchmarked():
                 self.verdict = message
 

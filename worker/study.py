@@ -18,7 +18,7 @@ from engine.lesson import Lesson
 from engine.loop import train
 from engine.strategies.online import state_of
 from engine.teachers import state_sha256
-from worker import estimate, lessons
+from worker import estimate, forms, lessons
 from worker.closing import close
 from worker.halts import Halt, halt_of
 from worker.journal import Journal, PhaseObserver
@@ -183,8 +183,10 @@ def _run(
         return
     before = [state_sha256(each.network) for each in teachers]
     try:
+        taught = lesson()
+        forms.settle(ready, run, taught, recipe=recipe, among=among, journal=journal)
         trained = train(
-            lesson(),
+            taught,
             dataset=ready.dataset,
             recipe=_half(recipe) if run in ready.halved else recipe,
             augment=ready.spec.dataset.augment,

@@ -12,7 +12,7 @@ from engine.lesson import Lesson
 from engine.objectives import Objective
 from engine.outputs import Outputs
 from engine.taps import tapped
-from engine.teachers import Teacher
+from engine.teachers import FrozenTeacher, Teacher, frozen_members
 
 
 class Offline(Lesson):
@@ -29,6 +29,10 @@ class Offline(Lesson):
         """What the student says, and what the teacher says of the same view."""
         knowledge = None if self._teacher is None else self._teacher.knowledge(batch)
         return tapped(self.network, batch.images, self._layers), knowledge
+
+    def frozen_teachers(self) -> tuple[FrozenTeacher, ...]:
+        """The teacher, or the members of an ensemble."""
+        return frozen_members(self._teacher)
 
     def terms(self, answers: tuple[Outputs, Outputs | None], batch: Batch) -> dict[str, Tensor]:
         """The objective's terms."""
