@@ -87,7 +87,12 @@ class Journal:
         return sum(trained.steps for trained in self.finished.values()) + inside
 
     def save(self, loop: dict[str, Any] | None, *, run: str = "", inside: int = 0) -> None:
-        """Write a checkpoint of the whole study and tell of it; nothing when there is nothing to save yet."""
+        """Write a checkpoint of the whole study and tell of it; nothing when there is nothing to save yet.
+
+        A run that an earlier attempt was in the middle of, and that has not been taken up yet, is saved as it was left.
+        """
+        if loop is None and self._loop is not None and self._loop_run not in self.finished:
+            loop, run, inside = self._loop, self._loop_run, int(self._loop["step"])
         if loop is None and not self.finished:
             return
         step = self.step(inside)

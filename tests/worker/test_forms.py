@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from engine import teacher_forms
+from engine import checkpoint, teacher_forms
 from engine.loop import Stopped
 from tests.worker.test_studies import DIGITS, RECIPE, Told, digest, given, report, run, spec
 from worker.journal import Journal, identity
-from worker.messages import FormChosen, Saved, Warned, parse
+from worker.messages import FormChosen, Measured, Saved, Warned, parse
 from worker.study import distil
 
 
@@ -158,3 +158,25 @@ def stopped(asked: Any, out: Path, *, told: Told, looks: int) -> Path:
     with pytest.raises(Stopped):
         distil(asked, journal=journal, teacher_weights={}, resume=None)
     return Path(told.of(Saved)[-1].path)
+
+
+def test_asked_to_leave_before_a_resumed_run_takes_a_step_nothing_of_it_is_lost(tmp_path):
+    """Of a study that has a finished run, so that there is something to save without the running one."""
+    told = Told()
+    asked = spec(baseline=False, training=RECIPE | {"epochs": 3})
+    journal = Journal(made(tmp_path / "first"), told, asked)
+    journal.stop_requested = lambda: any("training/loss" in message.values for message in told.of(Measured))
+    with pytest.raises(Stopped):
+        distil(asked, journal=journal, teacher_weights={}, resume=None)
+    path = Path(told.of(Saved)[-1].path)
+    before = checkpoint.load(path, sha256=None)
+    assert (before["run"], list(before["finished"])) == ("training", ["teaching"])
+    journal = Journal(made(tmp_path / "second"), told, asked, attempt=2)
+    journal.restore(path)
+    journal.stop_requested = lambda: True
+    with pytest.raises(Stopped):
+        journal.leave_when_asked()
+    after = checkpoint.load(Path(told.of(Saved)[-1].path), sha256=None)
+    assert after["run"] == "training"
+    assert after["loop"]["step"] == before["loop"]["step"] > 0
+    assert told.of(Saved)[-1].step == told.of(Saved)[-2].step
