@@ -85,6 +85,19 @@ class Lesson(ABC):
         """Those that may answer in another form than the network itself (`engine.teacher_forms`)."""
         return ()
 
+    def never_compiled(self) -> str:
+        """Why the student's forward pass cannot be compiled, whatever the machine; empty when it can."""
+        return "the method reads more of its networks than the logits of one forward pass."
+
+    def ask_student_by(self, ask: Callable[[Tensor], Tensor] | None) -> None:
+        """From now on ask the student by this in training; None is the network itself.
+
+        Raises:
+            ValueError: it cannot be; see `never_compiled`.
+        """
+        if ask is not None:
+            raise ValueError(self.never_compiled())
+
     def companions(self) -> Mapping[str, nn.Module]:
         """Other networks whose accuracy on the validation split is worth a curve, by name."""
         return {}

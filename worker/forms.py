@@ -1,17 +1,19 @@
 """In which form the networks of a run compute: chosen before its first step, and kept when it is resumed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from distillery.spec.training import Training
-from engine import teacher_forms
+from engine import student_forms, teacher_forms
 from engine.lesson import Lesson
-from engine.precision import resolve_precision
+from engine.precision import Precision, resolve_precision
+from engine.student_forms import COMPILED, LOSS_TOLERANCE, Wanted
 from engine.teacher_forms import AUTO, EAGER, MOST_MEAN_KL, Chosen
-from worker.journal import Journal
+from worker.journal import Forms, Journal
 from worker.messages import FormChosen
 from worker.ready import Ready
 
@@ -19,70 +21,128 @@ IMAGES = 512
 """Views of training images that forms are tried on."""
 
 
-def settle(ready: Ready, run: str, lesson: Lesson, *, recipe: Training, among: Sequence[str], journal: Journal) -> None:
-    """Let each frozen teacher of `lesson` answer in the form that the run began with, or in the best one found now.
+@dataclass(frozen=True)
+class _Run:
+    """A run that is about to take its first step in this attempt."""
+
+    ready: Ready
+    name: str
+    lesson: Lesson
+    recipe: Training
+    journal: Journal
+    began: bool
+    """Whether an earlier attempt took steps of it."""
+    kept: Forms
+    """What it began with; of a further seed, what the first one of its phase took; empty where that is open."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images that go through the networks at once."""
+        return -(-self.recipe.batch_size // self.ready.micro_batches)
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, from start to end."""
+        return self.lesson.batch_count(self.ready.dataset, self.recipe) * self.recipe.epochs
+
+    @property
+    def precision(self) -> Precision:
+        """Of the forward passes."""
+        return resolve_precision(self.recipe.precision, self.ready.device)
+
+
+def settle(
+    ready: Ready, name: str, lesson: Lesson, *, recipe: Training, among: Sequence[str], journal: Journal
+) -> None:
+    """Let each network of the run `name` compute in the form that it began with, or in the best one found now.
 
     Raises:
         engine.loop.Stopped: asked to leave in the middle of a trial.
     """
-    teachers = lesson.frozen_teachers()
-    if not teachers:
-        return
-    wanted, began = _wanted(run, count=len(teachers), recipe=recipe, among=among, journal=journal)
-    images = _views(ready, lesson, recipe) if any(each != EAGER for each in wanted) else torch.empty(0)
+    began = journal.loop_state(name) is not None
+    # A run that was begun before there was a choice was eager, and stays so.
+    kept = journal.forms.get(name, {"teachers": [], "student": [EAGER]}) if began else {}
+    if not began and name.startswith(f"{among[0]}-seed"):
+        kept = journal.forms.get(among[0], {})
+    run = _Run(ready, name, lesson, recipe, journal, began, kept)
+    journal.forms[name] = {"teachers": _teachers(run), "student": _student(run)}
+
+
+def _teachers(run: _Run) -> list[str]:
+    teachers = run.lesson.frozen_teachers()
+    wanted: Sequence[str] = [run.recipe.teacher_form] * len(teachers)
+    if run.kept:
+        wanted = run.kept["teachers"] or [EAGER] * len(teachers)
+    images = _views(run, IMAGES) if any(each != EAGER for each in wanted) else torch.empty(0)
     names = []
     for place, (teacher, name) in enumerate(zip(teachers, wanted, strict=True)):
         chosen = teacher_forms.choose_form(
             teacher,
             images,
-            batch_size=-(-recipe.batch_size // ready.micro_batches),
-            batches_in_run=lesson.batch_count(ready.dataset, recipe) * recipe.epochs,
-            precision=resolve_precision(recipe.precision, ready.device),
+            batch_size=run.batch_size,
+            batches_in_run=run.steps * run.ready.micro_batches,
+            precision=run.precision,
             wanted=name,
-            meanwhile=journal.leave_when_asked,
+            meanwhile=run.journal.leave_when_asked,
         )
-        choice = chosen.choice.model_copy(update={"run": run, "place": place})
-        journal.teller.tell(FormChosen(choice=choice))
-        _warn_of_another(chosen, wanted=name, began=began, run=run, journal=journal)
+        choice = chosen.choice.model_copy(update={"run": run.name, "place": place})
+        run.journal.teller.tell(FormChosen(choice=choice))
+        _warn_of_another(run, chosen, wanted=name)
         names.append(chosen.name)
-    journal.forms[run] = {"teachers": names}
+    return names
 
 
-def _wanted(
-    run: str, *, count: int, recipe: Training, among: Sequence[str], journal: Journal
-) -> tuple[Sequence[str], bool]:
-    """What to ask for, by the teacher's place; and whether the run began with that.
-
-    A further seed takes what the first one of its phase took: it is the same teacher.
-    """
-    if journal.loop_state(run) is not None:
-        # Runs that were begun before there was a choice were eager.
-        return journal.forms.get(run, {}).get("teachers", [EAGER] * count), True
-    if run.startswith(f"{among[0]}-seed") and (first := journal.forms.get(among[0])):
-        return first["teachers"], False
-    return [recipe.teacher_form] * count, False
-
-
-def _warn_of_another(chosen: Chosen, *, wanted: str, began: bool, run: str, journal: Journal) -> None:
+def _warn_of_another(run: _Run, chosen: Chosen, *, wanted: str) -> None:
     if wanted in (AUTO, chosen.name):
         return
-    if began:
-        journal.warn(
-            f"The run {run} began with its teacher in the form {wanted}, and goes on without it: {chosen.choice.reason}"
-            f" So its result may differ from that of an uninterrupted run, as much as forms may differ from each "
-            f"other: by a mean KL of {MOST_MEAN_KL:g} in the teacher's answers.",
-            run=run,
+    if run.began:
+        run.journal.warn(
+            f"The run {run.name} began with its teacher in the form {wanted}, and goes on without it: "
+            f"{chosen.choice.reason} So its result may differ from that of an uninterrupted run, as much as forms may "
+            f"differ from each other: by a mean KL of {MOST_MEAN_KL:g} in the teacher's answers.",
+            run=run.name,
         )
     else:
-        journal.warn(f"In the run {run} the teacher does not answer as asked for: {chosen.choice.reason}", run=run)
+        run.journal.warn(
+            f"In the run {run.name} the teacher does not answer as asked for: {chosen.choice.reason}", run=run.name
+        )
 
 
-def _views(ready: Ready, lesson: Lesson, recipe: Training) -> Tensor:
-    """The images [N, C, H, W] of the run's first batches: as it will ask about them, and the same in every attempt."""
-    layout = lesson.prepare(ready.device)
-    batches = lesson.batches(
-        ready.dataset, recipe, epoch=0, start_batch=0, augment=ready.spec.dataset.augment, layout=layout
+def _student(run: _Run) -> list[str]:
+    """`compiled` or `eager`. Of methods that can never compile their student nothing is told."""
+    if run.lesson.never_compiled():
+        return [EAGER]
+    wanted: Wanted = run.recipe.compile
+    if run.kept:
+        wanted = "on" if run.kept["student"] == [COMPILED] else "off"
+    batch = torch.empty(0) if wanted == "off" else _views(run, run.batch_size)
+    name, choice = student_forms.choose_student(
+        run.lesson, batch, steps=run.steps, precision=run.precision, wanted=wanted
     )
-    enough = -(-IMAGES // recipe.batch_size)
+    if run.kept and (name == COMPILED) == (wanted == "on"):
+        choice = choice.model_copy(update={"reason": "as the run began." if run.began else "as for the first seed."})
+    run.journal.teller.tell(FormChosen(choice=choice.model_copy(update={"run": run.name})))
+    if wanted == "on" and name != COMPILED:
+        run.journal.warn(
+            f"The run {run.name} goes on uncompiled: {student_forms.why_not(run.lesson, run.ready.device)} So its "
+            f"result may differ a little from that of an uninterrupted run: by {LOSS_TOLERANCE:g} of the loss at the "
+            f"beginning.",
+            run=run.name,
+        )
+    return [name]
+
+
+def _views(run: _Run, count: int) -> Tensor:
+    """The images [N, C, H, W] of the run's first batches: as it will ask about them, and the same in every attempt."""
+    layout = run.lesson.prepare(run.ready.device)
+    batches = run.lesson.batches(
+        run.ready.dataset,
+        run.recipe,
+        epoch=0,
+        start_batch=0,
+        augment=run.ready.spec.dataset.augment,
+        layout=layout,
+    )
+    enough = -(-count // run.recipe.batch_size)
     images = torch.cat([batch.images for batch in islice(batches, enough)])
-    return images[:IMAGES].contiguous(memory_format=layout)
+    return images[:count].contiguous(memory_format=layout)

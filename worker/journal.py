@@ -198,7 +198,7 @@ _INDECISIVE: Any = {
     "provenance": True,
     "latency": True,
     "export": True,
-    "training": {"device", "precision", "teacher_form", "threads", "keep", "checkpoint_every"},
+    "training": {"device", "precision", "teacher_form", "compile", "threads", "keep", "checkpoint_every"},
 }
 
 
