@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from distillery.errors import InvalidRequest, MissingDependency
 from distillery.forms import FormChoice, TriedForm
@@ -44,6 +45,10 @@ class CompiledStudent:
 
     def __init__(self, network: nn.Module, *, size: int) -> None:
         self._network, self._size = network, size
+        # The backward pass runs once for each term where shares of the gradient are looked at, on the same graph; a
+        # compiled one would give its buffers away in the first. It is asked when compiling and in each backward pass,
+        # so that it is set for the process and not for a call.
+        functorch.donated_buffer = False
         # Dropout draws what it would draw eagerly, so that the loss curves can be compared.
         options: dict[str, str | int | bool | Callable[..., object]] = {"fallback_random": True}
         own = function_of_its_own(network)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from distillery.errors import MissingDependency
 from engine import checkpoint, teacher_forms
 from engine.loop import Stopped
 from tests.worker.test_studies import DIGITS, RECIPE, Told, digest, given, report, run, spec
 from worker.journal import Journal, identity
-from worker.messages import FormChosen, Measured, Saved, Warned, parse
+from worker.messages import FormChosen, Measured, PhaseBegan, Saved, Warned, parse
 from worker.study import distil
 
 
@@ -180,3 +181,34 @@ def test_asked_to_leave_before_a_resumed_run_takes_a_step_nothing_of_it_is_lost(
     assert after["run"] == "training"
     assert after["loop"]["step"] == before["loop"]["step"] > 0
     assert told.of(Saved)[-1].step == told.of(Saved)[-2].step
+
+
+def test_a_compiled_study_that_is_stopped_delivers_the_very_student_and_says_so(teacher, tmp_path):
+    asked = spec(teacher=given(teacher), training=RECIPE | {"compile": "on"}, baseline=False)
+    whole, parted = run(asked, tmp_path / "whole"), run(asked, tmp_path / "parted", stops=(9,))
+    assert digest(parted) == digest(whole)
+    told = [each.choice for each in parted.of(FormChosen) if each.choice.role == "student"]
+    assert [each.form for each in told] == ["compiled-fp32", "compiled-fp32"]
+    assert told[1].reason == "as the run began."
+
+
+def test_where_nothing_can_be_compiled_a_resumed_run_goes_on_without_and_warns(teacher, tmp_path, monkeypatch):
+    told, asked = Told(), spec(teacher=given(teacher), training=RECIPE | {"compile": "on"}, baseline=False)
+    path = stopped(asked, tmp_path / "first", told=told, looks=9)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    later = spec(teacher=given(teacher), training=RECIPE, baseline=False)  # by 'on' it would be refused at once
+    distil(later, journal=Journal(made(tmp_path / "second"), told, later, attempt=2), teacher_weights={}, resume=path)
+    forms = [each.choice.form for each in told.of(FormChosen) if each.choice.role == "student"]
+    assert forms == ["compiled-fp32", "eager-fp32"]
+    (warned,) = [each for each in told.of(Warned) if "uncompiled" in each.message]
+    assert "no-such-compiler" in warned.message
+
+
+def test_what_cannot_be_compiled_here_is_refused_before_anything_is_trained(teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    told = Told()
+    asked = spec(training=RECIPE | {"compile": "on"}, baseline=False)
+    with pytest.raises(MissingDependency, match="no-such-compiler") as refused:
+        distil(asked, journal=Journal(tmp_path, told, asked), teacher_weights={}, resume=None)
+    assert refused.value.pointer == "/training/compile"
+    assert [message.phase for message in told.of(PhaseBegan)] == ["preparing"]
