@@ -59,11 +59,11 @@ def learned(task: Task, views: int | None, *, keeps: bool) -> Result:
     network.register_forward_hook(lambda _module, given, _answer: asked.append(len(given[0])))
     frozen = FrozenTeacher(network)
     shown = viewed(dataset.train, views=views, augment=ours.AUGMENT)
-    entry = Shelf(Path(task.scratch)).open({"teacher": state_sha256(network), "views": shown.facts})
-    teacher = RememberingTeacher(frozen, entry=entry, views=shown) if keeps else frozen
+    shelf, key = Shelf(Path(task.scratch)), {"teacher": state_sha256(network), "views": shown.facts}
+    remembering = RememberingTeacher(frozen, entry=lambda number: shelf.open({**key, "precision": number}), views=shown)
     student = networks.student(task, arrays)
     objective = ours.objective(temperature=TEMPERATURE, soft=SOFT_WEIGHT)
-    lesson = Offline(student, objective=objective, teacher=teacher)
+    lesson = Offline(student, objective=objective, teacher=remembering if keeps else frozen)
     lesson.views = views
     recipe = ours.recipe(task, ours.VARIANTS[0]).model_copy(update={"schedule": CosineSchedule()})
     train(lesson, dataset=dataset, recipe=recipe, augment=ours.AUGMENT, observer=ours.Silent())

@@ -21,8 +21,8 @@ PHASES: tuple[PhaseName, ...] = (
     "preparing", "teaching", "assisting", "training", "baseline", "evaluating", "exporting", "measuring",
 )  # fmt: skip
 EventType = Literal[
-    "queued", "started", "phase", "resolved", "estimated", "answers", "checkpoint", "artifact", "warning", "edited",
-    "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
+    "queued", "started", "phase", "resolved", "estimated", "form", "answers", "checkpoint", "artifact",
+    "warning", "edited", "pause_requested", "paused", "resumed", "cancel_requested", "requeued", "webhook_disabled",
     "succeeded", "failed", "crashed", "cancelled",
 ]  # fmt: skip
 T = TypeVar("T")

@@ -116,7 +116,7 @@ class Bars:
             self._enter(str(event.data.get("phase", event.message)), at=event.at)
         elif event.type in views.TERMINAL or event.type in ("requeued", "paused"):
             self._leave(event.at, whole=event.type == "succeeded")
-        if event.type in _TOLD:
+        if _is_told(event):
             self._bars.console.print(_line(event), highlight=False)
 
     def note(self, text: str) -> None:
@@ -175,7 +175,7 @@ class Lines:
             self._say(f"{self._current} ...")
         elif event.type in ("requeued", "paused"):
             self._current = ""  # what the job itself tells is old until a further attempt has entered a phase
-        if event.type in _TOLD:
+        if _is_told(event):
             self._say(_line(event).plain)
 
     def note(self, text: str) -> None:
@@ -195,6 +195,11 @@ class Lines:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_told(event: Event) -> bool:
+    """Of forms, only where others than eager were tried: that a short run stays eager goes without saying."""
+    return event.type in _TOLD or (event.type == "form" and bool(event.data.get("tried")))
 
 
 def _told(progress: views.Progress) -> str:

@@ -12,6 +12,7 @@ from engine.data.dataset import Dataset
 from engine.data.views import Batch, batch_count, batches
 from engine.precision import memory_format
 from engine.taps import classifier
+from engine.teachers import FrozenTeacher
 
 
 class Lesson(ABC):
@@ -33,6 +34,8 @@ class Lesson(ABC):
         """Called now and then in the middle of long work in `batches`; the loop tells by it that the run goes on."""
         self.views: int | None = None
         """How many views of an image are shown; None for every view that the augmentation can draw."""
+        self.teacher: Any = None
+        """Who frozen answers the batches of a given data set, where somebody does."""
         self.remark = ""
         """What should be told of how it is taught."""
 
@@ -84,6 +87,23 @@ class Lesson(ABC):
     def weights(self, epoch: int) -> Mapping[str, float]:
         """What each loss counts in an epoch, counted from 0."""
         ...
+
+    def frozen_teachers(self) -> tuple[FrozenTeacher, ...]:
+        """Those that may answer in another form than the network itself (`engine.teacher_forms`)."""
+        return ()
+
+    def never_compiled(self) -> str:
+        """Why the student's forward pass cannot be compiled, whatever the machine; empty when it can."""
+        return "the method reads more of its networks than the logits of one forward pass."
+
+    def ask_student_by(self, ask: Callable[[Tensor], Tensor] | None) -> None:
+        """From now on ask the student by this in training; None is the network itself.
+
+        Raises:
+            ValueError: it cannot be; see `never_compiled`.
+        """
+        if ask is not None:
+            raise ValueError(self.never_compiled())
 
     def companions(self) -> Mapping[str, nn.Module]:
         """Other networks whose accuracy on the validation split is worth a curve, by name."""

@@ -1,7 +1,8 @@
 """Where knowledge comes from: anything that answers a batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from engine.data.views import Batch
 from engine.evaluate import BatchNetwork, answer
 from engine.outputs import Merge, Outputs
-from engine.precision import for_loss, memory_format
+from engine.precision import Precision, for_loss, memory_format
 from engine.taps import heard
 
 
@@ -21,6 +22,17 @@ class Teacher(Protocol):
     def knowledge(self, batch: Batch) -> Outputs:
         """What the teacher says about `batch`; nothing in it asks for a gradient."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A frozen network's weights made ready to answer faster than the network itself: see `engine.teacher_forms`."""
+
+    name: str
+    precision: str
+    """`fp32`, `bf16` or `int8`; empty where it follows the caller's autocast."""
+    logits: Callable[[Tensor], Tensor]
+    """Answers [B, K] to images float32 [B, C, H, W] in any layout."""
 
 
 class FrozenTeacher(nn.Module):
@@ -33,16 +45,50 @@ class FrozenTeacher(nn.Module):
     def __init__(self, network: nn.Module, *, layers: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).to(memory_format=memory_format(network))
-        self.layers = tuple(layers)
-        """Told along with the logits."""
+        self._layers = tuple(layers)
+        self._form: Form | None = None
         self.eval()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What is read besides the logits."""
+        return self._layers
+
+    @property
+    def frozen(self) -> "FrozenTeacher":
+        """Itself: whoever wraps it tells it by this name."""
+        return self
+
+    @property
+    def form(self) -> str:
+        """How it answers under the caller's autocast: `eager-fp32`, `eager-bf16`, or such as `onnxruntime-fp32`."""
+        device = next(self.network.parameters(), torch.empty(0)).device.type
+        return self.form_in("bf16" if torch.is_autocast_enabled(device) else "fp32")
+
+    def form_in(self, precision: Precision) -> str:
+        """The same in a run of that precision."""
+        if self._form is None:
+            return f"eager-{precision}"
+        return f"{self._form.name}-{self._form.precision or precision}"
+
+    def answer_in(self, form: Form | None) -> None:
+        """From now on answer in that form; None is the network itself. The network, and its hash, stay as they are.
+
+        Raises:
+            ValueError: layers are read of this teacher, which only the network itself can show.
+        """
+        if form is not None and self._layers:
+            raise ValueError(f"The layers {', '.join(self._layers)} are read of the network itself.")
+        self._form = form
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
 
     def knowledge(self, batch: Batch) -> Outputs:
-        """Logits [B, K] and maps of the layers for `batch`, in the precision of the caller's autocast."""
+        """Logits [B, K] and maps of the layers for `batch`, in the precision of its form or the caller's autocast."""
+        if self._form is not None:
+            return Outputs(logits=self._form.logits(batch.images))
         if self.network.training:  # someone holds the network itself and told it to train
             self.network.eval()
         # Not inference mode: its tensors may not be saved for the student's backward pass.
@@ -52,6 +98,19 @@ class FrozenTeacher(nn.Module):
     def state_sha256(self) -> str:
         """Hash of every parameter and buffer; equal before and after a run."""
         return state_sha256(self.network)
+
+
+def members_of(teacher: object) -> tuple[Any, ...]:
+    """The members of an ensemble; any other teacher alone; none where there is no teacher."""
+    if isinstance(teacher, EnsembleTeacher):
+        return tuple(teacher.members)
+    return () if teacher is None else (teacher,)
+
+
+def frozen_members(teacher: object) -> tuple[FrozenTeacher, ...]:
+    """The frozen networks that answer as `teacher`, also behind a memory; none of anything else."""
+    found = (getattr(each, "frozen", None) for each in members_of(teacher))
+    return tuple(each for each in found if isinstance(each, FrozenTeacher))
 
 
 class EnsembleTeacher(nn.Module):

@@ -14,12 +14,13 @@ from engine.data.dataset import Split
 from engine.data.images import JoinedImages
 from engine.lesson import Lesson
 from engine.loop import Stopped
+from engine.teachers import frozen_members
 from worker import lessons
 from worker.halts import Halt, halt_of
 from worker.journal import Journal
 from worker.lessons import Known
 from worker.ready import Ready, fresh, merged, teaching_runs
-from worker.remembering import members, recalled_share
+from worker.remembering import recalled_share
 
 SAVED_BYTES_PER_SECOND = 200e6
 LEAST_OF_STEP = 0.1
@@ -129,7 +130,7 @@ def _tried(ready: Ready, plan: Planned, *, look: Split, journal: Journal) -> Tim
             raise Halt(halted) from error
         raise
     recalled = recalled_share(plan.ready, lesson)
-    teachers = [each.network for each in members(lesson)] if recalled else []
+    teachers = [each.network for each in frozen_members(lesson.teacher)] if recalled else []
     asking = sum(seconds_per_image(each, look, dataset=ready.dataset) for each in teachers)
     gc.collect()
     return Timed(plan, pace, recalled=recalled, asking_seconds=asking)

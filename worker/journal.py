@@ -16,6 +16,8 @@ from worker.messages import Delivered, Measured, PhaseBegan, Progressed, Saved, 
 from worker.telling import Teller
 
 _FORMAT = 2
+Forms = dict[str, list[str]]
+"""`teachers`, by place, and `student`: names under which a form is asked for again."""
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Journal:
     phase: PhaseName = "preparing"
     finished: dict[str, Trained] = field(default_factory=dict)
     """The networks trained so far, by the name of their run."""
+    forms: dict[str, Forms] = field(default_factory=dict)
+    """How the networks of a run compute, by its name: a resumed run goes on in the forms that it began with."""
     warnings: list[str] = field(default_factory=list)
     _loop: dict[str, Any] | None = None
     _loop_run: str = ""
@@ -83,7 +87,12 @@ class Journal:
         return sum(trained.steps for trained in self.finished.values()) + inside
 
     def save(self, loop: dict[str, Any] | None, *, run: str = "", inside: int = 0) -> None:
-        """Write a checkpoint of the whole study and tell of it; nothing when there is nothing to save yet."""
+        """Write a checkpoint of the whole study and tell of it; nothing when there is nothing to save yet.
+
+        A run that an earlier attempt was in the middle of, and that has not been taken up yet, is saved as it was left.
+        """
+        if loop is None and self._loop is not None and self._loop_run not in self.finished:
+            loop, run, inside = self._loop, self._loop_run, int(self._loop["step"])
         if loop is None and not self.finished:
             return
         step = self.step(inside)
@@ -97,6 +106,7 @@ class Journal:
             "run": run,
             "finished": {name: _plain(trained) for name, trained in self.finished.items()},
             "loop": loop,
+            "forms": dict(self.forms),
             "warnings": list(self.warnings),
         }
         sha256, size = checkpoint.save(state, path)
@@ -116,6 +126,7 @@ class Journal:
             raise CorruptFile(f"{path.name} is a checkpoint of another job spec.")
         self.finished = {name: Trained(**plain) for name, plain in state["finished"].items()}
         self._loop, self._loop_run = state["loop"], state["run"]
+        self.forms = dict(state.get("forms", {}))  # not in states that were saved before there were any
         earlier = state.get("warnings", [])
         self.warnings = [*earlier, *(each for each in self.warnings if each not in earlier)]
 
@@ -187,7 +198,7 @@ _INDECISIVE: Any = {
     "provenance": True,
     "latency": True,
     "export": True,
-    "training": {"device", "precision", "threads", "keep", "checkpoint_every"},
+    "training": {"device", "precision", "teacher_form", "compile", "threads", "keep", "checkpoint_every"},
 }
 
 

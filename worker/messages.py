@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from distillery import views
 from distillery.errors import DistilleryError
+from distillery.forms import FormChoice
 from distillery.report import LatencyReport
 from distillery.spec import JobSpec
 from distillery.views import DatasetFacts, Estimate, JobError, PhaseName, Progress, Rehearsal
@@ -127,6 +128,13 @@ class Answered(Line):
         )
 
 
+class FormChosen(Line):
+    """In which form a network of a run computes from now on."""
+
+    kind: Literal["form"] = "form"
+    choice: FormChoice
+
+
 class Ingested(Line):
     """A data set is read and packed; its file and previews were told as artifacts."""
 
@@ -196,7 +204,7 @@ class Halted(Line):
 
 
 Message = (
-    Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated | Answered
+    Resolved | PhaseBegan | Progressed | Measured | Saved | Delivered | Warned | Estimated | FormChosen | Answered
     | Ingested | Inspected | Rehearsed | Benchmarked | Finished | Failed | Halted
 )  # fmt: skip
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

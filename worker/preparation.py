@@ -15,7 +15,7 @@ from distillery.spec import JobSpec
 from distillery.spec.job import Provenance
 from distillery.spec.methods import DataFreeMethod
 from distillery.spec.teacher import BLACK_BOXES, TeacherSpec
-from engine import evaluate, preflight, stems
+from engine import evaluate, preflight, stems, student_forms
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.data.sealed import sealed
@@ -160,6 +160,8 @@ def _rehearse(ready: Ready, teachers: Sequence[Known]) -> None:
         above = [Known(assistant.architecture, fresh(ready, assistant.architecture, draw=1))]
     rehearsed.append(lessons.student(ready, above))
     for lesson in rehearsed:
+        if ready.spec.training.compile == "on":
+            student_forms.demand(lesson, ready.device)
         layout = lesson.prepare(ready.device)
         views = lesson.batches(
             ready.dataset,

@@ -23,6 +23,7 @@ from worker.messages import (
     Estimated,
     Failed,
     Finished,
+    FormChosen,
     Halted,
     Ingested,
     Inspected,
@@ -126,6 +127,10 @@ class Recorder:
             case Answered():
                 facts = message.model_dump(mode="json", exclude={"kind"})
                 self.write(lambda s: leases.event(s, self.claim, "answers", message.sentence, data=facts))
+            case FormChosen():
+                told = message.choice
+                data = told.model_dump(mode="json")
+                self.write(lambda s: leases.event(s, self.claim, "form", told.message, data=data))
             case Finished() | Failed() | Halted() | Ingested() | Inspected() | Rehearsed() | Benchmarked():
                 self.verdict = message
 

@@ -15,10 +15,11 @@ from engine.data.view_sets import EveryView, ViewSet
 from engine.data.views import Batch, viewed
 from engine.evaluate import BatchNetwork
 from engine.lesson import Lesson
+from engine.precision import Precision
 from engine.remembered.cells import cell_bytes
-from engine.remembered.shelf import Shelf
+from engine.remembered.shelf import Entry, Shelf
 from engine.remembered.teacher import RememberingTeacher, kept_width
-from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
+from engine.teachers import FrozenTeacher, frozen_members, members_of, state_sha256
 from worker.messages import Answered
 from worker.ready import Ready, samples
 
@@ -45,15 +46,19 @@ def views_of(spec: JobSpec) -> int | None:
 
 def answered(run: str, lesson: Lesson) -> Answered:
     """What became of the answers of a lesson's teachers."""
-    told = [each.counts for each in members(lesson) if isinstance(each, RememberingTeacher)]
+    told = [each.counts for each in members_of(lesson.teacher) if isinstance(each, RememberingTeacher)]
     counts = asdict(sum(told[1:], start=told[0])) if told else {}
     return Answered(run=run, why_live=lesson.remark, **counts)
 
 
-def members(lesson: Lesson) -> tuple[Any, ...]:
-    """The frozen teachers of a lesson, each for itself."""
-    teacher = getattr(lesson, "teacher", None)
-    return tuple(teacher.members) if isinstance(teacher, EnsembleTeacher) else (teacher,) if teacher else ()
+def batches_to_ask(lesson: Lesson, *, steps: int, epochs: int, batch_size: int, precision: Precision) -> list[int]:
+    """Of each teacher, how many batches it will answer in a run of so many steps; the others are read."""
+    return [
+        -(-each.still_to_ask(epochs=epochs, precision=precision) // batch_size)
+        if isinstance(each, RememberingTeacher)
+        else steps
+        for each in members_of(lesson.teacher)
+    ]
 
 
 def remembering(ready: Ready, teachers: Sequence[FrozenTeacher]) -> Kept:
@@ -83,7 +88,7 @@ def recalled_share(ready: Ready, lesson: Lesson) -> float:
     """What share of the teachers' answers in all runs of a lesson will be read and not computed, 0 to 1, as far as
     this job alone makes them; what other jobs have left makes it more. `lesson` has teachers without a memory.
     """
-    teachers = members(lesson)
+    teachers = frozen_members(lesson.teacher)
     if ready.spec.training.teacher_answers == "live" or not teachers:
         return 0.0
     if _why_not(ready, teachers, shelf=Shelf.of_this_machine()):
@@ -135,7 +140,7 @@ def _with_memory(ready: Ready, teacher: FrozenTeacher, shelf: Shelf, views: View
         "format": _FORMAT,
         "teacher": state_sha256(teacher.network),
         "network": hashlib.sha256(repr(teacher.network).encode()).hexdigest(),  # strides and the like have no weights
-        "answers": f"{ready.precision} on {ready.device.type}",
+        "device": ready.device.type,
         "data": data.sha256,
         "rows": hashlib.sha256(data.train.ids.cpu().numpy().tobytes()).hexdigest(),
         "image_size": data.image_size,
@@ -144,7 +149,11 @@ def _with_memory(ready: Ready, teacher: FrozenTeacher, shelf: Shelf, views: View
         "views": views.facts,
         "packed": _packs(ready),
     }
-    return RememberingTeacher(teacher, entry=shelf.open(key), views=views, packs=_packs(ready))
+
+    def entry(number_format: str) -> Entry:
+        return shelf.open({**key, "precision": number_format})
+
+    return RememberingTeacher(teacher, entry=entry, views=views, packs=_packs(ready))
 
 
 def _packs(ready: Ready) -> bool:

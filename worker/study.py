@@ -18,7 +18,7 @@ from engine.lesson import Lesson
 from engine.loop import train
 from engine.strategies.online import state_of
 from engine.teachers import state_sha256
-from worker import estimate, lessons
+from worker import estimate, forms, lessons
 from worker.closing import close
 from worker.halts import Halt, halt_of
 from worker.journal import Journal, PhaseObserver
@@ -184,9 +184,10 @@ def _run(
         return
     before = [state_sha256(each.network) for each in teachers]
     try:
-        learned = lesson()
+        taught = lesson()
+        forms.settle(ready, run, taught, recipe=recipe, among=among, journal=journal)
         trained = train(
-            learned,
+            taught,
             dataset=ready.dataset,
             recipe=_half(recipe) if run in ready.halved else recipe,
             augment=ready.spec.dataset.augment,
@@ -197,7 +198,7 @@ def _run(
         if before != [state_sha256(each.network) for each in teachers]:
             raise AssertionError("A teacher's state changed while it taught.")
         if teachers:
-            journal.teller.tell(answered(run, learned))
+            journal.teller.tell(answered(run, taught))
         journal.finish(run, trained)
     except TrainingDiverged as error:
         raise _diverged(error, run=run, halved=run in ready.halved) from error

@@ -11,6 +11,7 @@ from worker.messages import (
     Delivered,
     Failed,
     Finished,
+    FormChosen,
     Halted,
     Measured,
     Message,
@@ -93,6 +94,8 @@ def _line_of(message: Message) -> str:
         case Measured():
             accuracies = [(key, value) for key, value in message.values.items() if key.endswith("/accuracy")]
             return "".join(f"  {key} {value:.4f}" for key, value in accuracies if value is not None)
+        case FormChosen():
+            return f"  {message.choice.message}" if message.choice.tried else ""
         case Warned():
             return f"warning: {message.message}"
         case Saved():

@@ -1,7 +1,7 @@
 """`engine.loop.train` itself, in each of the ways that it can be asked to train."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +56,10 @@ class Variant:
         if not self.cached:
             yield live
             return
-        key = {"teacher": state_sha256(live.network), "data": dataset.sha256, "precision": self.precision}
+        key = {"teacher": state_sha256(live.network), "data": dataset.sha256}
         shown = viewed(dataset.train, views=self.views(task), augment=AUGMENT)
-        with closing(Shelf(Path(task.scratch)).open(key)) as entry:
-            yield RememberingTeacher(live, entry=entry, views=shown)
+        shelf = Shelf(Path(task.scratch))
+        yield RememberingTeacher(live, entry=lambda number: shelf.open({**key, "precision": number}), views=shown)
 
     def warm_steps(self, task: Task, dataset: Dataset) -> int:
         """Steps until its pace is the one that it keeps: every answer known, every kernel chosen."""

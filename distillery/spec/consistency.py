@@ -24,6 +24,7 @@ def faults(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     yield from _unlabelled(spec)
     yield from _seeds(spec)
     yield from _answers(spec)
+    yield from _compile(spec)
 
 
 def _fault(place: Place, code: str, detail: str, hint: str, *, value: Any = None) -> InitErrorDetails:
@@ -133,6 +134,20 @@ def _unlabelled(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     if spec.dataset.unlabelled is not None and why is not None:
         hint = "Leave 'unlabelled' out, or use the strategy offline."
         yield _fault(("dataset", "unlabelled"), "unlabelled_not_used", f"Unlabelled images are not used: {why}.", hint)
+
+
+def _compile(spec: "JobSpec") -> Iterator[InitErrorDetails]:
+    """Hooks on layers are not heard in a compiled network."""
+    if spec.training.compile != "on":
+        return
+    reading = [term.term for term in spec.method.terms if hasattr(term, "pairs")]
+    hint = "Set training.compile to 'auto' or 'off'."
+    if spec.method.strategy != "offline":
+        detail = f"The strategy {spec.method.strategy} reads more of its networks than one compiled pass gives."
+        yield _fault(("training", "compile"), "not_compilable", detail, hint, value="on")
+    elif reading:
+        detail = f"The term {reading[0]} reads layers of the student, which cannot be heard in a compiled network."
+        yield _fault(("training", "compile"), "not_compilable", detail, hint, value="on")
 
 
 def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:

@@ -70,6 +70,11 @@ class Cells:
         self._rows[cells] = rows
         return True
 
+    def filled(self, planes: int) -> int:
+        """How many cells of the first planes hold a row, right or wrong."""
+        self._reach(planes * self._count)
+        return int(np.count_nonzero(self._rows[: planes * self._count, -1] != _ABSENT))
+
     def _sums(self, words: NDArray[np.uint32], cells: NDArray[np.int64]) -> NDArray[np.uint32]:
         """A multilinear hash of each row [B, words] and of its place: never 0, and another one for 1 in 2^32 others."""
         placed = (cells.astype(np.uint64) + np.uint64(1)) * self._factors[-1]

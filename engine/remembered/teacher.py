@@ -1,7 +1,8 @@
 """A frozen teacher that is asked about a view once, whoever asks again."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.data.view_sets import ViewSet
+from engine.data.view_sets import EveryView, ViewSet
 from engine.data.views import Batch
 from engine.outputs import Outputs
+from engine.precision import Precision
 from engine.remembered.cells import Cells
 from engine.remembered.packing import PACKED, packable, packed, unpacked
 from engine.remembered.shelf import Entry, put
@@ -22,6 +24,8 @@ from engine.teachers import FrozenTeacher
 _LOGITS = "logits"
 _Known = NDArray[np.bool_]
 _Cells = NDArray[np.int64]
+OpenEntry = Callable[[str], Entry]
+"""Gives the entry for a number format: `fp32`, `bf16` or `int8`."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,11 @@ class RememberingTeacher(nn.Module):
     packed besides, see `packing`. Views without a number are asked live.
     """
 
-    def __init__(self, teacher: FrozenTeacher, *, entry: Entry, views: ViewSet, packs: bool = False) -> None:
+    def __init__(self, teacher: FrozenTeacher, *, entry: OpenEntry, views: ViewSet, packs: bool = False) -> None:
         super().__init__()
-        self._teacher = teacher
-        self._columns = {
-            name: _Column(entry, name, views=views, packs=packs and name == _LOGITS)
-            for name in (_LOGITS, *teacher.layers)
-        }
+        self.frozen = teacher
+        self._entry_of, self._views, self._packs = entry, views, packs
+        self._columns: dict[str, _Column] = {}
         self._asked = self._recalled = self._unkept = 0
 
     @property
@@ -64,12 +66,30 @@ class RememberingTeacher(nn.Module):
         damaged = sum(each.damaged for each in self._columns.values())
         return Counts(asked=self._asked, recalled=self._recalled, damaged=damaged, unkept=self._unkept)
 
+    def still_to_ask(self, *, epochs: int, precision: Precision) -> int:
+        """How many answers a run of so many epochs in that precision will have to compute, as far as can be told."""
+        views, count = self._views.planes, self._views.count
+        shown = views * (1 - (1 - 1 / views) ** epochs) if isinstance(self._views, EveryView) else min(views, epochs)
+        known = min(column.known() for column in self._in(_number_format(self.frozen.form_in(precision))).values())
+        return max(0, math.ceil(count * shown * (1 - min(1.0, known / (count * shown)))))
+
+    def _in(self, number_format: str) -> dict[str, "_Column"]:
+        """The columns of answers in a number format; the first one that is asked for stays."""
+        if not self._columns:
+            entry = self._entry_of(number_format)
+            self._columns = {
+                name: _Column(entry, name, views=self._views, packs=self._packs and name == _LOGITS)
+                for name in (_LOGITS, *self.frozen.layers)
+            }
+        return self._columns
+
     def knowledge(self, batch: Batch) -> Outputs:
         """Logits and maps in float32 for `batch`, on the device of its images."""
         if batch.cells is None:
-            return self._teacher.knowledge(batch)
+            return self.frozen.knowledge(batch)
         cells = batch.cells.numpy()
-        read = {name: column.read(cells) for name, column in self._columns.items()}
+        columns = self._in(_number_format(self.frozen.form))
+        read = {name: column.read(cells) for name, column in columns.items()}
         known: _Known = np.logical_and.reduce([whole for _, whole in read.values()])
         values = {name: recalled for name, (recalled, _) in read.items()}
         self._recalled += int(known.sum())
@@ -82,7 +102,7 @@ class RememberingTeacher(nn.Module):
     def _with_asked(self, batch: Batch, cells: _Cells, known: _Known, recalled: Mapping[str, Any]) -> dict[str, Any]:
         """The values of every column, with those that nobody knows yet computed and kept."""
         unknown = torch.from_numpy(np.flatnonzero(~known))
-        live = self._teacher.knowledge(_part(batch, unknown) if known.any() else batch)
+        live = self.frozen.knowledge(_part(batch, unknown) if known.any() else batch)
         values, kept = {}, True
         for name, answer in ((_LOGITS, live.logits), *live.features.items()):
             told, room = self._columns[name].keep(cells[~known], answer.float().cpu().numpy())
@@ -91,6 +111,11 @@ class RememberingTeacher(nn.Module):
         self._asked += len(unknown)
         self._unkept += 0 if kept else len(unknown)
         return values
+
+
+def _number_format(form: str) -> str:
+    """Forms of one number format differ by far less than the rounding to float16, and so share their answers."""
+    return form.rpartition("-")[2]
 
 
 class _Column:
@@ -106,6 +131,10 @@ class _Column:
     @property
     def damaged(self) -> int:
         return 0 if self._cells is None else self._cells.damaged
+
+    def known(self) -> int:
+        """How many answers there are, those included that nobody has checked yet."""
+        return 0 if self._cells is None else self._cells.filled(self._views.planes)
 
     def read(self, cells: _Cells) -> tuple[Any, _Known]:
         """float16 [B, ...], or nothing while the shape is not known, and which rows of it are known."""

@@ -24,7 +24,7 @@ class CompiledSession(EagerSession):
 
     def __init__(self, network: nn.Module, *, device: torch.device, threads: int) -> None:
         super().__init__(network, device=device)
-        own = _function_of_its_own(self._network)
+        own = function_of_its_own(self._network)
         options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.threads": threads}
         self._network = torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
@@ -34,7 +34,7 @@ class CompiledSession(EagerSession):
         return in_batches(images, super().logits, size=size)
 
 
-def _function_of_its_own(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def function_of_its_own(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """`network` as a function that shares no code object with another session.
 
     What is compiled is filed under the code object, and each call looks through all that is filed there: with a shared

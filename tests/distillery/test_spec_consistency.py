@@ -29,7 +29,16 @@ def free(**method: Any) -> dict[str, Any]:
     return SMALLEST | {"teacher": GIVEN, "method": FREE | method}
 
 
+COMPILED = {"training": {"compile": "on"}}
+
 FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
+    (NOBODY | {"method": ITSELF} | COMPILED, "/training/compile", "NOT_COMPILABLE", "'auto' or 'off'"),
+    (
+        SMALLEST | {"method": {"objective": [{"term": "hint"}]}} | COMPILED,
+        "/training/compile",
+        "NOT_COMPILABLE",
+        "'auto' or 'off'",
+    ),
     (NOBODY, "/teacher", "MISSING", "{architecture: resnet56, train: {epochs: 20}}"),
     (SMALLEST | {"teacher": None}, "/teacher", "MISSING", "Add 'teacher'"),
     (NOBODY | {"method": ONLINE}, "/teacher", "MISSING", "such as {architecture: resnet56}."),

@@ -164,3 +164,13 @@ def test_a_file_gets_a_line_now_and_then() -> None:
         "teaching ...",
         *["  teaching: 25 %, epoch 3/8, 1,234 images/s, 1 min 15 s left"] * 3,
     ]
+
+
+@pytest.mark.parametrize("kind", [Bars, Lines])
+def test_a_form_is_told_where_others_were_tried(kind: Callable[[Console], Bars | Lines], terminal: Console) -> None:
+    show = kind(terminal)
+    show.event(event(1, "form", "The teacher runs as eager.", tried=[]))
+    show.event(event(2, "form", "The teacher runs as onnxruntime.", tried=[{"form": "onnxruntime"}]))
+    assert isinstance(terminal.file, io.StringIO)
+    assert "onnxruntime" in terminal.file.getvalue()
+    assert "eager" not in terminal.file.getvalue()

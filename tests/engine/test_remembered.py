@@ -197,8 +197,11 @@ def remembering(root, dataset, network, *, views=2, layers=(), limit=1 << 30):
     network.register_forward_hook(lambda _module, inputs, _answer: asked.append(len(inputs[0])))
     shown = viewed(dataset.train, views=views, augment=BOTH)
     key = {"teacher": state_sha256(network), "views": shown.facts}
-    entry = Shelf(root, limit=limit).open(key)
-    return RememberingTeacher(FrozenTeacher(network, layers=layers), entry=entry, views=shown), lambda: sum(asked)
+    shelf = Shelf(root, limit=limit)
+    teacher = RememberingTeacher(
+        FrozenTeacher(network, layers=layers), entry=lambda number: shelf.open(key | {"precision": number}), views=shown
+    )
+    return teacher, lambda: sum(asked)
 
 
 def learned(dataset, small_network, teacher, *, recipe=RECIPE, seed=1, observer=None, resume=None, **options):
@@ -361,8 +364,10 @@ def test_packed_logits_keep_the_likeliest_classes_and_the_share_of_the_others(cl
 def test_a_packed_answer_is_the_same_computed_and_read(tmp_path, small_dataset, small_network):
     network = torch.nn.Sequential(small_network(seed=2), torch.nn.Linear(3, 1_500)).eval()
     shown = viewed(small_dataset.train, views=2, augment=BOTH)
-    entry = Shelf(tmp_path).open({"teacher": state_sha256(network), "packed": True})
-    teacher = RememberingTeacher(FrozenTeacher(network), entry=entry, views=shown, packs=True)
+    shelf = Shelf(tmp_path)
+    teacher = RememberingTeacher(
+        FrozenTeacher(network), entry=lambda number: shelf.open({"precision": number}), views=shown, packs=True
+    )
     options = {"batch_size": 16, "seed": 0, "epoch": 0, "augment": BOTH, "mean": (0.5,), "std": (0.2,), "views": 2}
     computed, read = (
         [teacher.knowledge(batch).logits for batch in batches(small_dataset.train, **options)] for _ in range(2)
