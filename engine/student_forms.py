@@ -50,7 +50,11 @@ class CompiledStudent:
         # so that it is set for the process and not for a call.
         functorch.donated_buffer = False
         # Dropout draws what it would draw eagerly, so that the loss curves can be compared.
-        options: dict[str, str | int | bool | Callable[..., object]] = {"fallback_random": True}
+        # Code kept on disk is not told apart by `donated_buffer`: taken from there, it gave wrong gradients.
+        options: dict[str, str | int | bool | Callable[..., object]] = {
+            "fallback_random": True,
+            "force_disable_caches": True,
+        }
         own = function_of_its_own(network)
         self._compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
