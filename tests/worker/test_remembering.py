@@ -60,6 +60,7 @@ def test_a_job_asks_once_about_each_view_and_the_next_job_not_at_all(tmp_path: P
     assert (first.run, first.asked, first.recalled) == ("training", 8 * IMAGES, 2 * IMAGES)
     assert (second.run, second.asked, second.recalled) == ("training-seed2", 0, 10 * IMAGES)
     assert "computed 2,400 answers" in first.sentence
+    weights = tmp_path / "one" / "teacher.safetensors"
     given = {
         "architecture": "resnet14",
         "weights": str(weights),
