@@ -17,7 +17,7 @@ from engine.evaluate import BatchNetwork
 from engine.lesson import Lesson
 from engine.remembered.cells import cell_bytes
 from engine.remembered.shelf import Shelf
-from engine.remembered.teacher import RememberingTeacher
+from engine.remembered.teacher import RememberingTeacher, kept_width
 from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
 from worker.messages import Answered
 from worker.ready import Ready, samples
@@ -67,7 +67,7 @@ def remembering(ready: Ready, teachers: Sequence[FrozenTeacher]) -> Kept:
         return Kept(tuple(teachers))
     shelf, views = Shelf.of_this_machine(), _shown(ready)
     reason = _why_not(ready, teachers, shelf=shelf)
-    if reason and asked == "cached":
+    if reason and asked != "auto":
         raise InvalidRequest(
             f"The teacher's answers cannot be kept: {reason}",
             hint="Use teacher_answers: auto or live, fewer dataset.views, or raise DISTILLERY_ANSWERS_BYTES.",
@@ -123,8 +123,10 @@ def _bytes_of(ready: Ready, teacher: FrozenTeacher, views: ViewSet) -> int:
     images = samples(ready)[:2]
     nobody = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     answers = teacher.knowledge(Batch(images=images, labels=nobody, ids=nobody))
-    told = (answers.logits, *answers.features.values())
-    return views.planes * views.count * sum(cell_bytes(each.shape[1:].numel()) for each in told)
+    told = {"logits": answers.logits, **answers.features}
+    packs = _packs(ready)
+    widths = [kept_width(tuple(each.shape[1:]), packs=packs and name == "logits") for name, each in told.items()]
+    return views.planes * views.count * sum(cell_bytes(width) for width in widths)
 
 
 def _with_memory(ready: Ready, teacher: FrozenTeacher, shelf: Shelf, views: ViewSet) -> nn.Module:
@@ -140,5 +142,10 @@ def _with_memory(ready: Ready, teacher: FrozenTeacher, shelf: Shelf, views: View
         "mean": data.mean,
         "std": data.std,
         "views": views.facts,
+        "packed": _packs(ready),
     }
-    return RememberingTeacher(teacher, entry=shelf.open(key), views=views)
+    return RememberingTeacher(teacher, entry=shelf.open(key), views=views, packs=_packs(ready))
+
+
+def _packs(ready: Ready) -> bool:
+    return ready.spec.training.teacher_answers == "packed"

@@ -145,7 +145,9 @@ def _seeds(spec: "JobSpec") -> Iterator[InitErrorDetails]:
 
 def _answers(spec: "JobSpec") -> Iterator[InitErrorDetails]:
     """Only what a frozen teacher says of given images can be kept."""
-    if spec.training.teacher_answers == "cached" and spec.method.strategy != "offline":
+    if spec.training.teacher_answers in ("cached", "packed") and spec.method.strategy != "offline":
         detail = f"In the strategy {spec.method.strategy} no frozen teacher answers the same images twice."
         hint = "Use 'auto' or 'live', or the strategy offline."
-        yield _fault(("training", "teacher_answers"), "answers_not_kept", detail, hint, value="cached")
+        yield _fault(
+            ("training", "teacher_answers"), "answers_not_kept", detail, hint, value=spec.training.teacher_answers
+        )

@@ -105,10 +105,11 @@ class Training(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of the trainer; None takes as many as there are cores."""
-    teacher_answers: Literal["auto", "live", "cached"] = "auto"
+    teacher_answers: Literal["auto", "live", "cached", "packed"] = "auto"
     """Whether what a frozen teacher said of a view is kept on the worker's disk and read when the view comes again, in
     this job or another; rounded to 16 bits. `live` asks every time; `auto` keeps what there is room for; `cached`
-    refuses a job whose answers cannot be kept."""
+    refuses a job whose answers cannot be kept, and so does `packed`, which of many classes keeps the 256 likeliest and
+    one number for the others: smaller, and less faithful where the temperature is high."""
     checkpoint_every: CheckpointEvery = CheckpointEvery()
     keep: Annotated[int, Field(ge=1, le=100)] = 3
     """How many checkpoints are kept; older ones are deleted."""

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,18 @@ class Entry:
     def close(self) -> None:
         """Let the entry be removed when room is needed."""
         self._let_go()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an entry takes."""
+
+    folder: Path
+    size: int
+    """Bytes of its files."""
+    used: float
+    """When it was last opened, in seconds since 1970."""
+    key: Mapping[str, Any]
 
 
 class Shelf:
@@ -71,7 +84,7 @@ class Shelf:
         fcntl.flock(lock, fcntl.LOCK_SH)  # waits only while somebody removes this very entry
         folder = self.root / name
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / _KEY).write_text(written, encoding="utf-8")
+        put(folder / _KEY, written)
         os.utime(folder)
         return Entry(self, name, lock)
 
@@ -95,29 +108,30 @@ class Shelf:
 
     def clear(self) -> int:
         """Remove every entry that nobody holds; gives the bytes that this freed."""
-        return sum(size for folder, size in self._entries() if self._removed(folder))
+        return sum(each.size for each in self.entries() if self._removed(each.folder))
 
-    def _made_room(self, size: int) -> bool:
-        entries = list(self._entries())
-        excess = sum(held for _, held in entries) + size - self.limit
-        if size > self.limit:
-            return False
-        for folder, held in entries:
-            if excess <= 0:
-                break
-            if self._removed(folder):
-                excess -= held
-        return excess <= 0
-
-    def _entries(self) -> Iterator[tuple[Path, int]]:
-        """The folder of each entry and the bytes of its files, the one that was used longest ago first."""
+    def entries(self) -> list[Held]:
+        """All of them, the one that was used longest ago first."""
         found = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
+            with contextlib.suppress(FileNotFoundError):  # somebody else makes or removes it at this moment
                 if folder.name != _LOCKS:
                     size = sum(file.stat().st_size for file in folder.iterdir())
-                    found.append((folder.stat().st_mtime_ns, folder, size))
-        yield from ((folder, size) for _, folder, size in sorted(found))
+                    key = json.loads((folder / _KEY).read_text(encoding="utf-8"))
+                    found.append(Held(folder, size, folder.stat().st_mtime, key))
+        return sorted(found, key=lambda each: each.used)
+
+    def _made_room(self, size: int) -> bool:
+        if size > self.limit:
+            return False
+        entries = self.entries()
+        excess = sum(each.size for each in entries) + size - self.limit
+        for each in entries:
+            if excess <= 0:
+                break
+            if self._removed(each.folder):
+                excess -= each.size
+        return excess <= 0
 
     def _removed(self, folder: Path) -> bool:
         with self._opened(self.root / _LOCKS / folder.name) as lock:
@@ -131,3 +145,10 @@ class Shelf:
     def _opened(self, path: Path) -> IO[bytes]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.open("ab")
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file that nobody ever sees in part."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

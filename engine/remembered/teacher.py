@@ -1,7 +1,6 @@
 """A frozen teacher that is asked about a view once, whoever asks again."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from engine.data.view_sets import ViewSet
 from engine.data.views import Batch
 from engine.outputs import Outputs
 from engine.remembered.cells import Cells
-from engine.remembered.shelf import Entry
+from engine.remembered.packing import PACKED, packable, packed, unpacked
+from engine.remembered.shelf import Entry, put
 from engine.teachers import FrozenTeacher
 
 _LOGITS = "logits"
@@ -45,13 +45,17 @@ class RememberingTeacher(nn.Module):
     """The same answers as those of the teacher, rounded to float16 whether they are read or just computed.
 
     So a run learns the same whether it finds them or makes them. The rounding moves a logit by at most 2^-11 of itself;
-    answers that float16 cannot hold are not kept, and given as they are. Views without a number are asked live.
+    answers that float16 cannot hold are not kept, and given as they are. With `packs`, logits of many classes are
+    packed besides, see `packing`. Views without a number are asked live.
     """
 
-    def __init__(self, teacher: FrozenTeacher, *, entry: Entry, views: ViewSet) -> None:
+    def __init__(self, teacher: FrozenTeacher, *, entry: Entry, views: ViewSet, packs: bool = False) -> None:
         super().__init__()
         self._teacher = teacher
-        self._columns = {name: _Column(entry, name, views=views) for name in (_LOGITS, *teacher.layers)}
+        self._columns = {
+            name: _Column(entry, name, views=views, packs=packs and name == _LOGITS)
+            for name in (_LOGITS, *teacher.layers)
+        }
         self._asked = self._recalled = self._unkept = 0
 
     @property
@@ -92,8 +96,8 @@ class RememberingTeacher(nn.Module):
 class _Column:
     """One kind of answer of one shape, such as the logits, for every view."""
 
-    def __init__(self, entry: Entry, name: str, *, views: ViewSet) -> None:
-        self._entry, self._views = entry, views
+    def __init__(self, entry: Entry, name: str, *, views: ViewSet, packs: bool) -> None:
+        self._entry, self._views, self._asked_to_pack = entry, views, packs
         self._place = entry.folder / name.replace("/", "_")
         self._shape: tuple[int, ...] | None = None
         self._cells: Cells | None = None
@@ -108,7 +112,7 @@ class _Column:
         if self._cells is None or self._shape is None:
             return None, np.zeros(len(cells), dtype=np.bool_)
         values, whole = self._cells.read(cells)
-        return values.reshape(len(cells), *self._shape), whole
+        return self._unpacked(values).reshape(len(cells), *self._shape), whole
 
     def keep(self, cells: _Cells, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
         """Write [B, ...] in B cells; gives the values as they will be read, and whether there was room for them.
@@ -116,15 +120,22 @@ class _Column:
         What float16 cannot hold is not written, and given as it is.
         """
         if self._cells is None:
-            _put(self._shape_file, json.dumps(values.shape[1:]))
+            put(self._shape_file, json.dumps(values.shape[1:]))
             self._open()
         if self._cells is None:
             raise AssertionError("A column whose shape is written can be opened.")
         flat = values.reshape(len(values), -1).copy()
         fits = (np.abs(flat) <= np.finfo(np.float16).max).all(axis=1)
-        rounded = flat[fits].astype(np.float16)
-        flat[fits] = rounded
-        return flat.reshape(values.shape), self._cells.write(cells[fits], rounded)
+        kept = packed(flat[fits]) if self._packs else flat[fits].astype(np.float16)
+        flat[fits] = self._unpacked(kept)
+        return flat.reshape(values.shape), self._cells.write(cells[fits], kept)
+
+    @property
+    def _packs(self) -> bool:
+        return self._asked_to_pack and self._shape is not None and packable(self._shape)
+
+    def _unpacked(self, kept: NDArray[np.float16]) -> Any:
+        return unpacked(kept, classes=self._shape[0]) if self._packs and self._shape else kept
 
     @property
     def _shape_file(self) -> Path:
@@ -134,15 +145,14 @@ class _Column:
         if not self._shape_file.is_file():
             return
         self._shape = tuple(json.loads(self._shape_file.read_text(encoding="utf-8")))
-        path, width = self._place.with_name(f"{self._place.name}.cells"), int(np.prod(self._shape))
+        path = self._place.with_name(f"{self._place.name}.cells")
+        width = kept_width(self._shape, packs=self._asked_to_pack)
         self._cells = Cells(path, count=self._views.count, width=width, grow=self._entry.grow)
 
 
-def _put(path: Path, text: str) -> None:
-    """Write a file that nobody ever sees in part."""
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def kept_width(shape: tuple[int, ...], *, packs: bool) -> int:
+    """How many numbers of 16 bits one answer of this shape becomes."""
+    return PACKED if packs and packable(shape) else int(np.prod(shape))
 
 
 def _part(batch: Batch, rows: Tensor) -> Batch:

@@ -1,5 +1,6 @@
 """Answers that are kept: what is read is what was written, or nothing, whatever happens to the files."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -25,7 +26,9 @@ from engine import checkpoint
 from engine.data.views import batches, viewed
 from engine.loop import Stopped, train
 from engine.objectives import build
+from engine.remembered.__main__ import main
 from engine.remembered.cells import Cells, cell_bytes
+from engine.remembered.packing import packed, unpacked
 from engine.remembered.shelf import Shelf
 from engine.remembered.teacher import RememberingTeacher
 from engine.strategies.offline import Offline
@@ -318,3 +321,54 @@ def test_parts_of_batches_find_their_own_answers(tmp_path, small_dataset, small_
     again, counted = remembering(tmp_path, small_dataset, small_network(seed=2))
     learned(small_dataset, small_network, again, micro_batches=2)
     assert counted() == 0
+
+
+def test_a_person_sees_what_is_kept_and_clears_it(tmp_path, small_dataset, small_network, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILLERY_ANSWERS", str(tmp_path))
+    teacher, _ = remembering(tmp_path, small_dataset, small_network(seed=2))
+    learned(small_dataset, small_network, teacher)
+    main([])
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 2
+    assert f"teacher {state_sha256(small_network(seed=2))[:12]}" in listed[0]
+    main(["--clear"])
+    assert "0.0 MB are free" in capsys.readouterr().out  # in use
+    del teacher
+    gc.collect()
+    main(["--clear"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0.0 of 10,737 MB")
+    assert not list(tmp_path.glob("*/*.cells"))
+
+
+@pytest.mark.parametrize(("classes", "sharpness"), [(300, 3.0), (5_000, 6.0), (65_536, 8.0)])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_packed_logits_keep_the_likeliest_classes_and_the_share_of_the_others(classes, sharpness, temperature):
+    drawn = np.random.Generator(np.random.PCG64(classes))
+    # A few likely classes above a crowd, as trained networks answer.
+    logits = drawn.normal(size=(16, classes)) + sharpness * drawn.exponential(size=(16, classes))
+    logits = logits.astype(np.float32)
+    again = unpacked(packed(logits), classes=classes)
+    p, q = (torch.from_numpy(each).double().div(temperature).log_softmax(1) for each in (logits, again))
+    assert (p.exp() * (p - q)).sum(1).max() < {1.0: 1e-3, 4.0: 1e-1}[temperature]
+    best = np.argsort(-logits, axis=1)[:, :200]
+    kept = np.take_along_axis(again, best, axis=1)
+    assert np.array_equal(kept, np.take_along_axis(logits, best, axis=1).astype(np.float16).astype(np.float32))
+    crowd = np.sort(logits, axis=1)[:, : classes - 256].astype(np.float64)
+    told = np.sort(again, axis=1)[:, : classes - 256].astype(np.float64)
+    assert np.allclose(np.exp(crowd / 4).sum(1), np.exp(told / 4).sum(1), rtol=2e-3)
+
+
+def test_a_packed_answer_is_the_same_computed_and_read(tmp_path, small_dataset, small_network):
+    network = torch.nn.Sequential(small_network(seed=2), torch.nn.Linear(3, 1_500)).eval()
+    shown = viewed(small_dataset.train, views=2, augment=BOTH)
+    entry = Shelf(tmp_path).open({"teacher": state_sha256(network), "packed": True})
+    teacher = RememberingTeacher(FrozenTeacher(network), entry=entry, views=shown, packs=True)
+    options = {"batch_size": 16, "seed": 0, "epoch": 0, "augment": BOTH, "mean": (0.5,), "std": (0.2,), "views": 2}
+    computed, read = (
+        [teacher.knowledge(batch).logits for batch in batches(small_dataset.train, **options)] for _ in range(2)
+    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(computed, read, strict=True))
+    assert computed[0].shape == (16, 1_500)
+    assert teacher.counts.recalled == teacher.counts.asked == 70
+    (file,) = tmp_path.rglob("*.cells")
+    assert file.stat().st_size == 70 * cell_bytes(513)
