@@ -55,7 +55,7 @@ def test_where_every_round_is_loaded_the_page_says_that_it_means_little():
 
 def test_one_job_of_a_peer_counts_as_often_as_it_is_told():
     cost = tables.Cost.of([turn(1), turn(1, foreign=0.5)], times=8)
-    assert (cost.seconds, cost.cpu, cost.foreign) == (16.0, 32.0, 0.5)
+    assert (cost.seconds, cost.cpu, cost.foreign) == (16.0, 32.0, 0.25)
 
 
 def test_who_burns_the_cores_is_seen(few):
