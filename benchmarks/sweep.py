@@ -64,7 +64,7 @@ def page(options: argparse.Namespace, found: dict[str, Cost], *, command: str, l
         f"- Ours runs {len(JOBS)} jobs with one teacher's answers to "
         f"{chosen.views(Task(OURS, '', '', '', epochs=options.epochs))} views of each image. Of a peer one job is run "
         f"and counted {len(JOBS)} times.",
-        "", *costs_table(found), "", f"**The sweep costs {best} {ratio:.2f} times as long as us.**",
+        "", *costs_table(found), "", f"**The sweep takes {best}, the best peer, {ratio:.2f} times as long as us.**",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -123,22 +123,20 @@ class Cost:
     seconds: float
     cpu: float
     foreign: float
-    """The largest share in a turn."""
+    """Share of the machine that others took over all turns: in a last turn of a few milliseconds it says nothing."""
 
     @classmethod
     def of(cls, turns: Sequence[Turn], *, times: int = 1) -> "Cost":
-        return cls(
-            seconds=times * sum(turn.wall for turn in turns),
-            cpu=times * sum(turn.cpu for turn in turns),
-            foreign=max(turn.foreign for turn in turns),
-        )
+        seconds = sum(turn.wall for turn in turns)
+        foreign = sum(turn.foreign * turn.wall for turn in turns) / seconds
+        return cls(seconds=times * seconds, cpu=times * sum(turn.cpu for turn in turns), foreign=foreign)
 
 
 def costs_table(costs: Mapping[str, Cost]) -> list[str]:
     """Seconds of each, and how many times as long the cheapest peer took."""
     best = min((costs[name] for name in costs if name in PEERS), key=lambda cost: cost.seconds)
     best_cpu = min(costs[name].cpu for name in costs if name in PEERS)
-    lines = ["| loop | seconds | CPU seconds | the best peer took | … of CPU time | most taken by others |"]
+    lines = ["| loop | seconds | CPU seconds | the best peer took | … of CPU time | taken by others |"]
     lines.append("|---|---|---|---|---|---|")
     for name, cost in costs.items():
         ratio, of_cpu = f"{best.seconds / cost.seconds:.2f} times that", f"{best_cpu / cost.cpu:.2f} times that"

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from engine import form_making, teacher_forms
 from engine.answers_table import AnswersTable
-from engine.data.views import Batch, Normalisation, augmented
+from engine.data.cuts import augmented
+from engine.data.views import Batch, Normalisation
 from engine.export import export_onnx
 from engine.form_making import NAMES, FormMaker
 from engine.intake.answers import Answers
