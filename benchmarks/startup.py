@@ -136,7 +136,7 @@ def first_step(url: str) -> dict[str, float]:
         while http.get(own).json()["status"] in ("queued", "running"):
             assert time.monotonic() < deadline, f"no end within {MOST_SECONDS:.0f} s"
             time.sleep(10 * LOOK_SECONDS)
-    claimed = _at(events, "running")
+    claimed = _at(events, "started")
     return {
         "heard": _at(events, "phase", phase="preparing") - claimed,
         "began": _at(events, "phase", phase="teaching") - claimed,
