@@ -51,8 +51,10 @@ format: setup
 openapi: setup
 	$(VENV)/bin/python -m app.openapi > tests/app/openapi.json
 
-# Refresh requirements.lock after a change of the dependencies in pyproject.toml.
+# Refresh requirements.lock after a change of the dependencies in pyproject.toml, and the peers' of the benchmarks.
 lock: | .tool/bin/uv
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --output-file benchmarks/mlflow.lock benchmarks/mlflow.in
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--all-extras --output-file requirements.lock pyproject.toml
 

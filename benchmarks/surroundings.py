@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,3 +25,17 @@ def heading(title: str, *, command: str, load_before: float, packages: Sequence[
         f"load before the run {load_before:.1f}.",
         f"- Python {platform.python_version()}, {named}.",
     ]
+
+
+def others_busy(seconds: float) -> float:
+    """How many cores are kept busy in the next `seconds`, in which this process and what it measures only wait."""
+    before = _busy_seconds()
+    time.sleep(seconds)
+    return (_busy_seconds() - before) / seconds
+
+
+def _busy_seconds() -> float:
+    """user + nice + system + irq + softirq + steal of all cores, from /proc/stat."""
+    fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
