@@ -104,7 +104,7 @@ class Training(Frozen):
     """None draws one; the resolved spec tells which."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of the trainer; None takes as many as there are cores."""
+    """CPU threads of the trainer; None takes as many as there are cores that the trainer may use."""
     checkpoint_every: CheckpointEvery = CheckpointEvery()
     keep: Annotated[int, Field(ge=1, le=100)] = 3
     """How many checkpoints are kept; older ones are deleted."""
