@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from benchmarks.api_load_queue import SPEC, fill
+from distillery.supervisor import tie_to_this_process
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MLFLOW = REPOSITORY / ".peers-mlflow"
@@ -133,7 +134,12 @@ def install_mlflow() -> None:
 def _served(command: Sequence[str], environment: dict[str, str], log: Path, ready: str) -> Iterator[psutil.Process]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=tie_to_this_process(),
         )
     try:
         deadline = time.monotonic() + READY_SECONDS
