@@ -237,8 +237,7 @@ def test_many_who_wait_cost_one_look_for_all_and_one_read_for_each_burst_of_a_jo
     history.meanwhile = go_on
     heard = history.listen(*followed)
     assert history.looks[:30] == [("a", "b")] * 30
-    assert history.reads[:2] == [("a", 0), ("b", 0)]
-    assert sorted(history.reads[2:]) == [("a", 1), ("a", 3), ("b", 1)]
+    assert sorted(history.reads) == [("a", 0), ("a", 1), ("a", 3), ("b", 0), ("b", 1)]
     for job_id, pieces in zip(followed, heard, strict=True):
         assert "".join(pieces).count("id: ") == len(history.jobs[job_id])
         assert pieces[-1].startswith("event: end")
