@@ -67,8 +67,10 @@ format: setup
 openapi: setup
 	$(VENV)/bin/python -m app.openapi > tests/app/openapi.json
 
-# Refresh the locks after a change of the dependencies in pyproject.toml or benchmarks/peers.in.
+# Refresh the locks after a change of the dependencies in pyproject.toml or of a peer in benchmarks/*.in.
 lock: | .tool/bin/uv
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --output-file benchmarks/mlflow.lock benchmarks/mlflow.in
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--all-extras --output-file requirements.lock pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \

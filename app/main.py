@@ -93,9 +93,11 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.service = open_service(app.state.config)
     app.state.predictions = Predictions(app.state.bounds)
+    app.state.feed = events.feed_of(app.state.service)
     try:
         yield
     finally:
+        await app.state.feed.close()
         await app.state.predictions.close()
         app.state.service.database.close()
 

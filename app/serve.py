@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare_interpreter() -> None:
-    """Keep the interpreter from holding requests up; `benchmarks/api_load.py` shows what it is worth."""
+    """Keep the interpreter from holding requests up; `benchmarks.api_load` shows what it is worth."""
     gc.collect()
     gc.freeze()  # what is here by now stays, and need not be looked through again and again
     sys.setswitchinterval(_SWITCH_SECONDS)

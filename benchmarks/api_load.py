@@ -1,6 +1,6 @@
 """The service under load: 10,000 queued jobs, 50 submits and 150 reads a second, 300 slow sockets, a training job.
 
-    python benchmarks/api_load.py [--database postgres] [--database sqlite] [--rounds 3] [--seconds 30] [--out FILE]
+    python -m benchmarks.api_load [--database postgres] [--database sqlite] [--rounds 3] [--seconds 30] [--out FILE]
 
 Anyone can run it: it makes a database of its own on TEST_DATABASE_URL (default: Postgres at 127.0.0.1:5432) or a SQLite
 file, starts the API as `python -m app.serve` on a free port, and removes both. Every round begins with a new database.
@@ -30,8 +30,9 @@ from pathlib import Path
 import httpx
 import psutil
 import psycopg
-from api_load_client import Connections, Measured, constant_rate, dawdle, one_by_one, percentile
-from api_load_queue import DEFAULT_SERVER, SPAWN, SPEC, claims, fill, postgres, sqlite
+
+from benchmarks.api_load_client import Connections, Measured, constant_rate, dawdle, one_by_one, percentile
+from benchmarks.api_load_queue import DEFAULT_SERVER, SPAWN, SPEC, claims, fill, postgres, sqlite
 
 READY_SECONDS = 120.0
 WARM_SECONDS = 5.0
@@ -318,7 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
     load = Load(options_of(arguments))
     measure(load)
     given = " ".join(sys.argv[1:] if arguments is None else arguments)
-    page = report(load, command=f"python benchmarks/api_load.py {given}".strip(), load_before=load_before)
+    page = report(load, command=f"python -m benchmarks.api_load {given}".strip(), load_before=load_before)
     print(page)
     if load.options.out:
         load.options.out.write_text(page, encoding="utf-8")

@@ -38,26 +38,28 @@ class Claims:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """A migrated database on TEST_DATABASE_URL's server, dropped at the end; gives its URL."""
+def postgres(*, tables: bool = True) -> Iterator[str]:
+    """A migrated database on TEST_DATABASE_URL's server, dropped at the end; gives its URL. Or one without `tables`."""
     server = os.environ.get("TEST_DATABASE_URL", DEFAULT_SERVER)
     name = f"distillery_load_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
         try:
             url = f"{server.rpartition('/')[0]}/{name}"
-            migrate(url)
+            if tables:
+                migrate(url)
             yield url
         finally:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @contextlib.contextmanager
-def sqlite() -> Iterator[str]:
-    """A migrated file, deleted at the end; gives its URL."""
+def sqlite(*, tables: bool = True) -> Iterator[str]:
+    """A migrated file, deleted at the end; gives its URL. Or one without `tables`."""
     with tempfile.TemporaryDirectory(prefix="distillery-load-") as folder:
         url = f"sqlite:///{Path(folder) / 'distillery.db'}"
-        migrate(url)
+        if tables:
+            migrate(url)
         yield url
 
 

@@ -77,10 +77,10 @@ def run(setup: Setup, *, on_ready: Callable[[str], None], say: Callable[[str], N
     url = f"http://{_bracketed(_reachable(setup.host))}:{port}"
     with _in_charge(setup.home, url=url):
         environment = child_environment(setup, given=os.environ)
-        _migrate(environment)
         with supervisor(say=say) as held:
             api = _api(setup, port=port, environment=environment)
-            held.start(api)
+            held.start(api)  # it loads for longer than a migration takes, and is not ready before the tables are
+            _migrate(environment)
             for number in range(1, setup.workers + 1):
                 held.start(_worker(setup, number=number, environment=environment))
             if _wait_until_ready(held, api, port=port, host=_reachable(setup.host)):

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from engine.cores import usable_cores
+
 PACKAGES = (
     "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "safetensors", "distillery",
 )  # fmt: skip
@@ -25,7 +27,7 @@ def describe(*, threads: int | None = None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "cpu": cpu_model(),
         "cpu_cores": os.cpu_count(),
-        "cpu_cores_usable": _usable_cores(),
+        "cpu_cores_usable": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -73,10 +75,6 @@ def load_average() -> float | None:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return None
-
-
-def _usable_cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, from a recipe."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 
@@ -12,6 +13,26 @@ Rate = Callable[[int], float]
 """From the number of optimizer steps done to the factor on the learning rate of the next one."""
 
 
+class _Eager:
+    """Puts methods of torch's optimizers into the place of their guarded forms. The guards are for torch.compile, and
+    load all of it at the first call: two seconds before the first step of a run that compiles nothing.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+# The guard of a step also turns gradients off.
+class _Sgd(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class _AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def optimizer(spec: Sgd | AdamW, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of `spec` over one group: weight decay on every parameter, as in the published recipes.
 
@@ -19,8 +40,8 @@ def optimizer(spec: Sgd | AdamW, parameters: Iterable[nn.Parameter]) -> torch.op
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if isinstance(spec, AdamW):
-        return torch.optim.AdamW(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
-    return torch.optim.SGD(
+        return _AdamW(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+    return _Sgd(
         trained,
         lr=spec.lr,
         momentum=spec.momentum,

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 _NORMS = (torch.ops.aten.native_batch_norm, torch.ops.aten.native_layer_norm)
 
@@ -53,13 +52,16 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        from torch.utils.flop_counter import flop_registry  # it loads all of Triton, and few networks are counted
+
         self.flops = 0
+        self._formulas = flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _NORMS:
             return _unchanged(args[0])
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = self._formulas.get(func.overloadpacket)
         if formula is not None:
             self.flops += int(formula(*args, **(kwargs or {}), out_val=result))
         return result

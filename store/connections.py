@@ -137,8 +137,23 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object, *, foreign_k
     # By default the driver begins a transaction only at the first write, too late to keep two readers that both
     # mean to write from losing an update; with None it leaves BEGIN to `_begin_on_sqlite`.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
+    _use_wal(connection)
+    for pragma in ("synchronous=FULL", f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Of two that switch a new file at the same moment, SQLite turns one away without a wait: that one tries again."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(*_BETWEEN_TRIES_SECONDS))  # noqa: S311 - so that two do not keep step
+        else:
+            return
 
 
 def _begin_on_sqlite(connection: Connection) -> None:

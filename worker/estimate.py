@@ -12,11 +12,11 @@ from distillery.errors import StorageFull
 from distillery.spec.methods import DataFreeMethod, SelfDistillationMethod
 from distillery.views import Estimate, Interval
 from engine.data.memory import available_bytes
-from models import build, catalog
+from models import catalog
 from worker.bursts import Bursts, synthesis_batches, timed
 from worker.journal import Journal
 from worker.messages import Estimated
-from worker.ready import Ready
+from worker.ready import Ready, fresh
 
 TRAINING = (0.7, 1.8)
 """Of the time that the bursts promise, what training may take: machines are shared, and slow down when they are hot."""
@@ -183,15 +183,8 @@ def _disk(ready: Ready, bursts: Bursts) -> Interval:
 
 
 def _weights_of_student(ready: Ready) -> int:
-    data = ready.dataset
-    with torch.device("meta"):
-        network = build(
-            ready.spec.student.architecture,
-            classes=len(data.classes),
-            image_size=data.image_size,
-            channels=data.channels,
-        )
-    return _bytes(network)
+    # Not on the meta device, whose random numbers load the whole of torch.compile.
+    return _bytes(fresh(ready, ready.spec.student.architecture))
 
 
 def _bytes(network: nn.Module) -> int:

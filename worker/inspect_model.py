@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from distillery.errors import DistilleryError, InvalidRequest
 from distillery.spec.imports import ModelImport
+from engine.cores import usable_cores
 from engine.intake import weights
 from engine.intake.weights_safetensors import read_header
 from worker.messages import (
@@ -74,6 +75,7 @@ def _inspect(options: argparse.Namespace, teller: Teller) -> None:
     # Nothing here computes on a GPU, whose address space no bound on memory allows for.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     kind = weights.look(options.source, preprocessing=said.preprocessing)
     options.out.mkdir(parents=True, exist_ok=True)
     # torch takes seconds to import: whatever can be refused without it is refused by now.

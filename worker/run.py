@@ -10,12 +10,15 @@ go to stderr.
 """
 
 import argparse
+import contextlib
 import faulthandler
+import gc
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -60,9 +63,10 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
     # many times slower. The library reads this when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch takes seconds to import: a bad spec is refused, and signals are heard, before that.
-    from engine.loop import Stopped
-    from worker.journal import Journal
-    from worker.study import distil
+    with unwatched():
+        from engine.loop import Stopped
+        from worker.journal import Journal
+        from worker.study import distil
 
     journal = Journal(
         out=options.out,
@@ -88,6 +92,17 @@ def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) 
         sys.stderr.write("Asked to stop: what was learned so far is saved.\n")
         return EXIT_SAVED
     return EXIT_FINISHED
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Without a look for garbage until the block ends: what is imported there stays, and is never looked through."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def stop_on_signals() -> threading.Event:

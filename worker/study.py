@@ -19,7 +19,6 @@ from engine.loop import train
 from engine.strategies.online import state_of
 from engine.teachers import state_sha256
 from worker import estimate, forms, lessons
-from worker.closing import close
 from worker.halts import Halt, halt_of
 from worker.journal import Journal, PhaseObserver
 from worker.lessons import Known
@@ -90,6 +89,8 @@ def _study(ready: Ready, *, journal: Journal, resume: Path | None, lease: Device
         _train_baseline(ready, journal=journal)
     if isinstance(ready.spec.method, OnlineMethod):
         teachers = _peers(ready, journal=journal)
+    from worker.closing import close  # report, exports and latency: nothing to wait for before the first step
+
     close(ready, Cast(teachers=tuple(teachers), assistants=tuple(assistants)), journal=journal, lease=lease)
 
 

@@ -1,18 +1,20 @@
 """What happened to a job: a page of it, or the live stream."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app.errors import documented
-from app.events import News, stream
+from app.events import Feed
 from app.negotiate import wants_stream
 from app.parameters import LARGEST_NUMBER, JobId, PageSize, PageToken
-from app.service import Served
+from app.service import Served, Service
 from distillery.views import Event, Page
-from store import events, jobs, paging
+from store import events, paging
+from store.events import Standing
 
 router = APIRouter(tags=["events"])
 BATCH = 200
@@ -35,6 +37,7 @@ _STREAM = {
 def list_events(
     job_id: JobId,
     served: Served,
+    request: Request,
     after: Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="Only events with a higher `seq`.")] = 0,
     page_size: PageSize = 100,
     page_token: PageToken = None,
@@ -48,7 +51,7 @@ def list_events(
     start = int(paging.decode(page_token, query=bound).created_at) if page_token else after
     if wants_stream(accept):
         resumed = re.fullmatch(r"[0-9]{1,15}", last_event_id or "")
-        return _live(job_id, served, after=max(start, int(resumed.group()) if resumed else 0))
+        return _live(job_id, served, request.app.state.feed, after=max(start, int(resumed.group()) if resumed else 0))
     with served.database.read() as session:
         found = events.after(session, job_id, seq=start, limit=page_size + 1)
     shown = found[:page_size]
@@ -58,14 +61,24 @@ def list_events(
     return Response(page.model_dump_json(), media_type="application/json")
 
 
-def _live(job_id: str, served: Served, *, after: int) -> Response:
-    def read(seq: int, *, with_status: bool) -> News:
-        with served.database.read() as session:
-            found = events.after(session, job_id, seq=seq, limit=BATCH)
-            status = jobs.find(session, job_id).status if with_status and not found else ""
-        return News(found, status)
-
+def _live(job_id: str, served: Served, feed: Feed, *, after: int) -> Response:
     with served.database.read() as session:
-        jobs.find(session, job_id)
+        standing = events.standing(session, job_id)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream(read, after=after), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        feed.stream(job_id, standing, after=after), media_type="text/event-stream", headers=headers
+    )
+
+
+def feed_of(served: Service) -> Feed:
+    """What all event streams of this process wait for."""
+
+    def look(job_ids: Sequence[str]) -> Mapping[str, Standing]:
+        with served.database.read() as session:
+            return events.standings(session, job_ids)
+
+    def read(job_id: str, seq: int) -> Sequence[Event]:
+        with served.database.read() as session:
+            return events.after(session, job_id, seq=seq, limit=BATCH)
+
+    return Feed(look, read)

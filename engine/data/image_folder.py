@@ -5,7 +5,6 @@ photographs of mixed sizes never stand in memory side by side. Orientation tags 
 """
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from distillery.errors import MissingDependency, UnreadableData
 from distillery.spec.dataset import ImageFolderData
+from engine.cores import usable_cores
 from engine.data import paths
 from engine.data.resize import squared
 from engine.data.source import Part, Source
@@ -50,7 +50,7 @@ class ImageFiles:
     def __call__(self, rows: Tensor) -> Tensor:
         out = torch.empty((len(rows), self.channels, self.size, self.size), dtype=torch.uint8)
         wanted = [self.files[row] for row in rows.tolist()]
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_THREADS, usable_cores())) as pool:
             for start in range(0, len(wanted), _FILES_AT_ONCE):  # in runs, so that a broken file ends the work soon
                 for offset, image in enumerate(pool.map(self._one, wanted[start : start + _FILES_AT_ONCE])):
                     out[start + offset] = image

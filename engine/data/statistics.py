@@ -1,12 +1,12 @@
 """The channels' mean and deviation, by which images are normalised."""
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
+from engine.cores import usable_cores
 from engine.data.images import Images
 
 _BYTES_AT_ONCE = 2**24
@@ -21,7 +21,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     """
     portion = max(1, _BYTES_AT_ONCE // images.shape[1:].numel())
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_THREADS, usable_cores())) as pool:
         for counted in pool.map(lambda start: _counts(images[start : start + portion]), range(0, len(images), portion)):
             counts += counted
     found = [_moments(row) for row in counts.tolist()]

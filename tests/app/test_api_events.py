@@ -3,18 +3,20 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from httpx_sse import ServerSentEvent, connect_sse
+from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
+from sqlalchemy.event import listen, remove
 
-from app.events import News, stream
+from app.events import Feed
 from distillery.errors import Unavailable
-from distillery.views import Event, Page
+from distillery.views import TERMINAL, Event, Page
 from store import leases
+from store.events import Standing
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -131,69 +133,180 @@ def event(seq: int, kind: Any = "warning") -> Event:
     return Event(seq=seq, type=kind, at=datetime.now(UTC), attempt=1, message="")
 
 
-def collected(read: Callable[..., News], *, most: int = 1000, **options: Any) -> list[str]:
-    """What the stream over `read` gives, up to `most` pieces."""
+class History:
+    """The events of jobs that nobody has stored, and every look and read of them."""
 
-    async def collect() -> list[str]:
-        pieces: list[str] = []
-        async for piece in stream(read, after=0, **options):
-            pieces.append(piece.decode())
-            if len(pieces) == most:
-                break
-        return pieces
+    def __init__(self) -> None:
+        self.jobs: dict[str, list[Event]] = {}
+        self.ended: dict[str, str] = {}
+        self.looks: list[tuple[str, ...]] = []
+        self.reads: list[tuple[str, int]] = []
+        self.away = 0
+        """Answers that the database still owes."""
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called at each look."""
 
-    return asyncio.run(collect())
+    def happen(self, *kinds: Any, job_id: str = "a") -> None:
+        """Events, the last of which may be an end."""
+        told = self.jobs.setdefault(job_id, [])
+        told.extend([event(len(told) + number, kind) for number, kind in enumerate(kinds, 1)])
+        ends = [kind for kind in kinds if kind in TERMINAL]
+        self.ended |= {job_id: ends[0]} if ends else {}
+
+    def standing(self, job_id: str = "a") -> Standing:
+        return Standing(len(self.jobs.get(job_id, ())), self.ended.get(job_id, "running"))
+
+    def look(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+        self.looks.append(tuple(job_ids))
+        self.meanwhile()
+        self._answer()
+        return {job_id: self.standing(job_id) for job_id in job_ids if job_id in self.jobs}
+
+    def read(self, job_id: str, seq: int) -> list[Event]:
+        self.reads.append((job_id, seq))
+        self._answer()
+        return self.jobs[job_id][seq : seq + 200]
+
+    def _answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
+
+    def listen(self, *job_ids: str, most: int = 1000, after: int = 0, **options: Any) -> list[list[str]]:
+        """What a stream of each of these jobs gives, up to `most` pieces; all are open at once."""
+
+        async def collect(feed: Feed, job_id: str) -> list[str]:
+            pieces: list[str] = []
+            async for piece in feed.stream(job_id, self.standing(job_id), after=after, **options):
+                pieces.append(piece.decode())
+                if len(pieces) == most:
+                    break
+            return pieces
+
+        async def all_at_once() -> list[list[str]]:
+            feed = Feed(self.look, self.read, first_pause_seconds=0.005, longest_pause_seconds=0.01)
+            try:
+                async with asyncio.timeout(60):
+                    return await asyncio.gather(*(collect(feed, each) for each in job_ids))
+            finally:
+                await feed.close()
+
+        return asyncio.run(all_at_once())
 
 
 def test_a_silent_stream_sends_comments() -> None:
-    pieces = collected(
-        lambda seq, *, with_status: News([], "running"), most=4, comment_seconds=0.01, pause_seconds=0.01
-    )
-    assert pieces[1:] == [": still there\n\n"] * 3
+    history = History()
+    history.happen("queued")
+    (pieces,) = history.listen("a", most=5, comment_seconds=0.01)
+    assert pieces[2:] == [": still there\n\n"] * 3
 
 
 def test_a_stream_outlives_a_database_that_is_away() -> None:
-    answers: list[Any] = [
-        News([event(1)]),
-        Unavailable("away"),
-        Unavailable("away"),
-        News([event(2, "succeeded")]),
-        News([], "succeeded"),
-    ]
-
-    def read(seq: int, *, with_status: bool) -> News:
-        answer = answers.pop(0)
-        if isinstance(answer, Unavailable):
-            raise answer
-        return answer  # type: ignore[no-any-return] # the list holds both kinds
-
-    pieces = collected(read, pause_seconds=0.001)
-    assert [piece for piece in pieces if "id: " in piece] == [pieces[1], pieces[2]]
+    history = History()
+    history.happen("queued")
+    history.away = 3
+    history.meanwhile = lambda: history.happen("succeeded") if len(history.looks) == 5 else None
+    (pieces,) = history.listen("a")
+    assert [line for line in "".join(pieces).splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2"]
     assert pieces[-1] == 'event: end\ndata: {"status": "succeeded"}\n\n'
 
 
-def test_the_status_is_looked_at_first_and_after_an_end_but_not_at_every_turn() -> None:
-    looks: list[bool] = []
-
-    def read(seq: int, *, with_status: bool) -> News:
-        looks.append(with_status)
-        if len(looks) == 20:
-            return News([event(1, "failed")])
-        return News([], "failed" if len(looks) > 20 else "running")
-
-    collected(read, pause_seconds=0.0001)
-    assert looks[0] is True
-    assert looks[1:20] == [False] * 19
-    assert looks[20] is True
-
-
 def test_an_end_is_told_at_once_though_another_event_stands_behind_it() -> None:
-    looks: list[bool] = []
+    history = History()
+    history.happen("queued")
+    history.meanwhile = lambda: history.happen("failed", "webhook_disabled") if len(history.looks) == 2 else None
+    (pieces,) = history.listen("a")
+    assert "id: 3" in pieces[-2]
+    assert pieces[-1].startswith("event: end")
+    assert len(history.looks) == 2
 
-    def read(seq: int, *, with_status: bool) -> News:
-        looks.append(with_status)
-        ended = [event(1, "failed"), event(2, "webhook_disabled")]
-        return {1: News([], "running"), 2: News(ended)}.get(len(looks), News([], "failed"))
 
-    collected(read, pause_seconds=0.0001)
-    assert looks == [True, False, True]
+def test_many_who_wait_cost_one_look_for_all_and_one_read_for_each_burst_of_a_job() -> None:
+    """Before, each of them asked the database by itself, five times to once a second."""
+    history, followed = History(), ["a"] * 200 + ["b"] * 100
+    for job_id in ("a", "b"):
+        history.happen("queued", job_id=job_id)
+
+    def go_on() -> None:
+        if len(history.looks) == 20:
+            history.happen("started", "phase", job_id="a")
+        if len(history.looks) == 30:
+            history.happen("succeeded", job_id="a")
+            history.happen("cancelled", job_id="b")
+
+    history.meanwhile = go_on
+    heard = history.listen(*followed)
+    assert history.looks[:30] == [("a", "b")] * 30
+    assert sorted(history.reads) == [("a", 0), ("a", 1), ("a", 3), ("b", 0), ("b", 1)]
+    for job_id, pieces in zip(followed, heard, strict=True):
+        assert "".join(pieces).count("id: ") == len(history.jobs[job_id])
+        assert pieces[-1].startswith("event: end")
+
+
+def test_a_stream_of_a_job_that_is_deleted_closes_without_an_end() -> None:
+    history = History()
+    history.happen("queued")
+    history.meanwhile = lambda: history.jobs.clear() if len(history.looks) == 2 else None
+    (pieces,) = history.listen("a")
+    assert "id: 1" in pieces[-1]
+
+
+def test_what_breaks_the_looking_reaches_everyone_who_waits() -> None:
+    history = History()
+    history.happen("queued")
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    history.meanwhile = broken
+    with pytest.raises(RuntimeError, match="broken"):
+        history.listen("a", "a")
+
+
+def test_a_long_history_is_told_in_order_from_any_place_on() -> None:
+    history = History()
+    history.happen(*["warning"] * 999, "succeeded")
+    (pieces,) = history.listen("a")
+    told = [int(line[4:]) for piece in pieces for line in piece.splitlines() if line.startswith("id: ")]
+    assert told == list(range(1, 1001))
+    (rest,) = history.listen("a", after=990)
+    assert "".join(rest).count("id: ") == 10
+
+
+def test_the_statements_of_a_live_service_do_not_grow_with_those_who_listen(live: Any) -> None:
+    """Real streams over a real database: between two looks nothing is asked, however many are open."""
+    job_id = live.submit()["id"]
+    statements: list[str] = []
+    database = live.app.state.service.database
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    async def hear(http: httpx.AsyncClient, opened: asyncio.Semaphore) -> int:
+        address = f"{live.url}/v1/jobs/{job_id}/events"
+        async with aconnect_sse(http, "GET", address) as source:
+            told = source.aiter_sse()
+            assert json.loads((await anext(told)).data)["type"] == "queued"
+            opened.release()
+            return len([each async for each in told])
+
+    async def all_of_them(count: int) -> None:
+        opened = asyncio.Semaphore(0)
+        limits = httpx.Limits(max_connections=count)
+        async with httpx.AsyncClient(timeout=60, limits=limits) as http:
+            tasks = [asyncio.create_task(hear(http, opened)) for _ in range(count)]
+            for _ in range(count):
+                await opened.acquire()
+            listen(database._engine, "before_cursor_execute", note)
+            while sum("last_seq" in each for each in statements) < 3:  # three looks, in which nothing has happened
+                await asyncio.sleep(0.01)
+            idle = [each for each in statements if each.startswith("SELECT")]
+            await asyncio.to_thread(lambda: live.worker.succeed(live.worker.claim(job_id)))
+            heard = await asyncio.gather(*tasks)
+        remove(database._engine, "before_cursor_execute", note)
+        assert all("last_seq" in each for each in idle)
+        assert heard == [4] * count
+        reads = [each for each in statements if "FROM events" in each]
+        assert len(reads) <= 3, "of what happened: one for each look that saw something new"
+
+    asyncio.run(all_of_them(40))

@@ -9,7 +9,6 @@ from pathlib import Path
 import psycopg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "benchmarks" / "api_load.py"
 TINY = (
     "--database=postgres", "--rounds=1", "--seconds=1", "--queued=40", "--claims=8", "--pages=5", "--slow-sockets=5",
 )  # fmt: skip
@@ -20,7 +19,8 @@ def test_it_measures_every_line_and_cleans_up(postgres_server: str, tmp_path: Pa
     """Row 18: ten thousand queued jobs, here forty; the page in docs/measured holds a run of full size."""
     page, before = tmp_path / "load.md", load_databases(postgres_server)
     done = subprocess.run(
-        [sys.executable, SCRIPT, *TINY, f"--out={page}"],
+        [sys.executable, "-m", "benchmarks.api_load", *TINY, f"--out={page}"],
+        cwd=REPOSITORY,
         env=os.environ | {"TEST_DATABASE_URL": postgres_server},
         capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip

@@ -91,3 +91,36 @@ def test_a_warm_up_longer_than_the_run_only_rises(spec):
 @pytest.mark.parametrize("spec", [CosineSchedule(), StepSchedule(), ConstantSchedule()])
 def test_a_run_of_one_step_learns(spec):
     assert factors(spec, steps_per_epoch=1, epochs=1) == [1.0]
+
+
+@pytest.mark.parametrize("spec", [Sgd(lr=0.1, weight_decay=0.01), AdamW(lr=0.01)])
+def test_an_optimizer_does_to_the_bit_what_torchs_own_does(spec):
+    """Ours are torch's without their guards against torch.compile: with the same hooks, states and gradients kept."""
+    ours, theirs = (nn.Linear(7, 5) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    own = optimizer(spec, ours.parameters())
+    kind, options = type(own).__mro__[2], {name: own.defaults[name] for name in ("lr", "weight_decay")}
+    assert kind in (torch.optim.SGD, torch.optim.AdamW)
+    if isinstance(spec, Sgd):
+        options |= {"momentum": spec.momentum, "nesterov": spec.nesterov}
+    other = kind(theirs.parameters(), fused=True, **options)
+    hooked = []
+    own.register_step_post_hook(lambda *_: hooked.append(torch.is_grad_enabled()))
+    for seed in range(3):
+        for network, stepping in ((ours, own), (theirs, other)):
+            stepping.zero_grad()
+            images = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
+            network(images).square().sum().backward()
+            stepping.step()
+    assert hooked == [True] * 3
+    assert all(torch.equal(*pair) for pair in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(each.requires_grad and each.is_leaf for each in ours.parameters())
+    kept, expected = own.state_dict(), other.state_dict()
+    assert kept["param_groups"] == expected["param_groups"]
+    assert all(
+        torch.equal(kept["state"][key][name], value)
+        for key, state in expected["state"].items() for name, value in state.items()
+    )  # fmt: skip
+    again = optimizer(spec, ours.parameters())
+    again.load_state_dict(expected)
+    assert again.state_dict()["state"].keys() == expected["state"].keys()

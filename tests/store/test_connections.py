@@ -1,6 +1,8 @@
 """Reaching the database: addresses, settings, and one error for every way it can fail."""
 
 import contextlib
+import sqlite3
+import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from distillery.errors import InvalidRequest, StorageFull, Unavailable
-from store.connections import parse_url, refuse_network_disk
+from store.connections import _use_wal, parse_url, refuse_network_disk
 from store.db import Database
 
 
@@ -38,6 +40,23 @@ def test_addresses_that_cannot_be_used_are_refused(given: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_url(given)
     assert "secret" not in str(refused.value)
+
+
+def test_processes_that_open_a_new_sqlite_file_at_once_turn_none_away(tmp_path: Path) -> None:
+    """Without a second try about one file in fifty told one of them 'database is locked'."""
+    together = threading.Barrier(4)
+
+    def open_it(path: Path) -> None:
+        connection = sqlite3.connect(path, isolation_level=None)
+        together.wait()
+        try:
+            _use_wal(connection)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(300):
+            list(pool.map(open_it, [tmp_path / f"{number}.db"] * 4))
 
 
 def test_sqlite_is_safe_by_its_settings(sqlite_url: str) -> None:

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, text
 
+import store.migrate
 from store.connections import parse_url
 from store.db import Database, migrate, pending_migrations
 from store.migrate import main
@@ -46,6 +47,10 @@ def test_every_constraint_is_there_by_its_name(plain: Connection) -> None:
     for table in Stored.metadata.sorted_tables:
         declared = {str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)}
         assert {each["name"] for each in inspect(plain).get_check_constraints(table.name)} == declared
+
+
+def test_the_latest_revision_is_named_where_alembic_is_not_loaded() -> None:
+    assert store.migrate.LATEST == LATEST
 
 
 def test_an_empty_database_is_brought_up(empty_url: str) -> None:
