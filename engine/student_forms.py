@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch
 
 from distillery.errors import InvalidRequest, MissingDependency
 from distillery.forms import FormChoice, TriedForm
@@ -34,6 +33,8 @@ MARGIN = 0.05
 ROUNDS = 7
 FEWEST_STEPS = 200
 """A run of fewer is not timed: the two steps that takes would be felt."""
+GRADIENT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 1e-1}
+"""Largest distance of the compiled gradient from the eager one, as a share of its norm, on a batch of training."""
 LOSS_TOLERANCE = 1e-4
 """Largest difference of the loss of compiled from eager training in float32 over the first 50 steps, as a share of it:
 sums are taken in another order, and the difference grows with the steps as any rounding does."""
@@ -44,6 +45,8 @@ class CompiledStudent:
     """`network` by torch.compile for training batches of `size` images; whatever else comes is answered eagerly."""
 
     def __init__(self, network: nn.Module, *, size: int) -> None:
+        from torch._functorch import config as functorch  # loads what only compiling needs
+
         self._network, self._size = network, size
         # The backward pass runs once for each term where shares of the gradient are looked at, on the same graph; a
         # compiled one would give its buffers away in the first. It is asked when compiling and in each backward pass,
@@ -111,6 +114,9 @@ def choose_student(
     if reason:
         return EAGER, eager.model_copy(update={"reason": reason})
     compiled = CompiledStudent(lesson.network, size=len(batch))
+    if refused := _refused(lesson.network, compiled, batch, precision=precision):
+        tried = (TriedForm(form=COMPILED, refused=refused),)
+        return EAGER, eager.model_copy(update={"reason": f"it does not compile: {refused}", "tried": tried})
     if wanted == "on":
         lesson.ask_student_by(compiled)
         update = {"form": f"{COMPILED}-{precision}", "reason": "as asked for (training.compile)."}
@@ -138,17 +144,39 @@ def _not_worth_it(network: nn.Module, batch: Tensor, *, steps: int, precision: P
     return f"its steps take about {run:.0f} s of this run, and compiling pays from {least:.0f} s on."
 
 
+def _refused(network: nn.Module, compiled: CompiledStudent, batch: Tensor, *, precision: Precision) -> str:
+    """Why compiled code is not to be trusted with this network: it fails, or its gradient is another one."""
+    try:
+        expected, found = (_gradient(ask, batch, network=network, precision=precision) for ask in (network, compiled))
+    except Exception as failed:  # a compiler that fails is told, and training goes on without it
+        first = next(iter(str(failed).strip().splitlines()), "")
+        return f"{type(failed).__name__}: {first}"[:300]
+    distance = float((found - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float32).tiny))
+    allowed = GRADIENT_TOLERANCE[precision]
+    if distance <= allowed:
+        return ""
+    return f"its gradient is {distance:.1e} of its norm away from the eager one, and {allowed:g} is allowed."
+
+
+def _gradient(ask: Callable[[Tensor], Tensor], batch: Tensor, *, network: nn.Module, precision: Precision) -> Tensor:
+    """The whole gradient of two backward passes over one graph, as where the terms' shares of it are looked at."""
+    with _untouched(network):
+        torch.manual_seed(0)
+        network.train()
+        network.zero_grad(set_to_none=True)
+        with autocast(batch.device, precision=precision):
+            logits = ask(batch)
+        loss = for_loss(logits).square().mean()
+        torch.autograd.backward(loss, retain_graph=True)
+        torch.autograd.backward(loss)
+        return torch.cat([each.grad.flatten() for each in network.parameters() if each.grad is not None]).clone()
+
+
 def _compared(
     network: nn.Module, compiled: CompiledStudent, batch: Tensor, *, precision: Precision, eager: FormChoice
 ) -> FormChoice:
     """What steps of both, side by side, say of compiling."""
     tried = TriedForm(form=COMPILED)
-    try:
-        _seconds(compiled, batch, network=network, precision=precision)
-    except Exception as failed:  # a compiler that fails is told, and training goes on without it
-        first = next(iter(str(failed).strip().splitlines()), "")
-        tried = tried.model_copy(update={"refused": f"{type(failed).__name__}: {first}"[:300]})
-        return eager.model_copy(update={"reason": f"it does not compile: {tried.refused}", "tried": (tried,)})
     rounds = []
     for number in range(ROUNDS + 1):
         pair = (network, compiled) if number % 2 else (compiled, network)

@@ -132,7 +132,7 @@ def _student(run: _Run) -> list[str]:
     run.journal.teller.tell(FormChosen(choice=choice.model_copy(update={"run": run.name})))
     if wanted == "on" and name != COMPILED:
         run.journal.warn(
-            f"The run {run.name} goes on uncompiled: {student_forms.why_not(run.lesson, run.ready.device)} So its "
+            f"The run {run.name} goes on uncompiled: {choice.reason} So its "
             f"result may differ a little from that of an uninterrupted run: by {LOSS_TOLERANCE:g} of the loss at the "
             f"beginning.",
             run=run.name,

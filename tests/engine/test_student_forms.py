@@ -125,6 +125,28 @@ def test_what_does_not_compile_is_told_and_trained_eagerly(lesson, batch, monkey
     assert choice.tried[0].refused
 
 
+class Otherwise(torch.nn.Module):
+    """Compiled it is another network than eagerly, as by a wrong kernel."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        logits = self.network(images)
+        return 1.01 * logits if torch.compiler.is_compiling() else logits
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_compiled_code_whose_gradient_is_another_one_is_not_used(lesson, batch, monkeypatch, small_network, wanted):
+    monkeypatch.setattr(student_forms, "PAYS_TIMES", 0.0)
+    taught = lesson(Otherwise(small_network(seed=1)))
+    name, choice = choose_student(taught, batch, steps=10**6, precision="fp32", wanted=wanted)
+    assert name == "eager"
+    assert "its gradient is 2.0e-02 of its norm away" in choice.tried[0].refused
+    assert taught._ask is taught.network
+
+
 def test_a_student_whose_layers_are_read_is_never_compiled(small_network, batch):
     network, other = resnet(1), resnet(2)
     fitting = Fitting(*(survey(each, batch[:4], stages=("layer1", "layer2")) for each in (network, other)))
