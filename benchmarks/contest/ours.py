@@ -1,12 +1,15 @@
 """`engine.loop.train` itself, in each of the ways that it can be asked to train."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from benchmarks.contest import images, networks
 from benchmarks.contest.gate import Gate
@@ -15,7 +18,7 @@ from distillery.spec.job import EPOCHS_PER_VIEW, FEWEST_VIEWS
 from distillery.spec.objectives import CrossEntropyTerm, SoftTargetsTerm
 from distillery.spec.training import ConstantSchedule, Sgd, Training
 from engine.data.dataset import Dataset, Split
-from engine.data.views import Batch, batch_count, viewed
+from engine.data.views import Batch, batch_count, batches, viewed
 from engine.lesson import Lesson
 from engine.loop import train
 from engine.objectives import build as build_objective
@@ -23,10 +26,14 @@ from engine.precision import resolve_device, resolve_precision
 from engine.remembered.shelf import Shelf
 from engine.remembered.teacher import RememberingTeacher
 from engine.strategies.offline import Offline
+from engine.student_forms import CompiledStudent
+from engine.teacher_forms import choose_form
 from engine.teachers import FrozenTeacher, Teacher, state_sha256
 
 AUGMENT = ("crop", "flip")
 _SETTLING = 3
+_TRIED = 512
+"""Images on which forms of the teacher are tried."""
 _HELD_BACK = 2
 """Images that the loop validates on, because it must; they are nobody's training images."""
 
@@ -42,6 +49,11 @@ class Variant:
     cached: bool = False
     """Whether the teacher's answers are kept, so that it computes nothing in the steady state."""
 
+    formed: bool = False
+    """Whether the teacher answers in the fastest faithful form that a trial finds."""
+    compiled: bool = False
+    """Whether the student's step is compiled."""
+
     def views(self, task: Task) -> int | None:
         """How many views of an image there are: what a job of so many epochs chooses. Of a training without an end,
         one, because its steady pace does not depend on it and each has to be seen before it is reached."""
@@ -53,6 +65,16 @@ class Variant:
     def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Iterator[Teacher]:
         """What answers the student's views."""
         live = FrozenTeacher(networks.teacher(task, arrays))
+        if self.formed:
+            precision = resolve_precision(self.precision, resolve_device(task.device))
+            form = choose_form(
+                live,
+                _first_views(dataset, task),
+                batch_size=task.batch_size,
+                batches_in_run=ENDLESS * len(dataset.train),
+                precision=precision,
+            )
+            sys.stderr.write(f"{self.name}: {form.choice.message}\n")
         if not self.cached:
             yield live
             return
@@ -69,8 +91,11 @@ class Variant:
 VARIANTS = (
     Variant("live fp32", "fp32"),
     Variant("live", "auto", twin="live fp32"),
+    Variant("live + form", "auto", formed=True),
+    Variant("live + form + compile", "auto", formed=True, compiled=True),
     Variant("cached fp32", "fp32", cached=True),
     Variant("cached", "auto", twin="cached fp32", cached=True),
+    Variant("cached + compile", "auto", cached=True, compiled=True),
 )
 
 
@@ -152,7 +177,25 @@ def lesson(
         networks.student(task, arrays), objective=objective(temperature=temperature, soft=soft), teacher=teacher
     )
     made.views = chosen.views(task)
+    if chosen.compiled:
+        made.prepare(resolve_device(task.device))
+        made.ask_student_by(CompiledStudent(made.network, size=task.batch_size))
     return made
+
+
+def _first_views(dataset: Dataset, task: Task) -> Tensor:
+    """Images as a run shows them, float32 [N, C, H, W]."""
+    read = batches(
+        dataset.train.to(resolve_device(task.device)),
+        batch_size=task.batch_size,
+        seed=task.seed,
+        epoch=0,
+        augment=AUGMENT,
+        mean=dataset.mean,
+        std=dataset.std,
+        channels_last=True,
+    )
+    return torch.cat([batch.images for batch in islice(read, -(-_TRIED // task.batch_size))])
 
 
 def objective(*, temperature: float, soft: float) -> Any:
