@@ -200,7 +200,7 @@ def _spec(
 ) -> JobSpec:
     return JobSpec(
         name=name,
-        dataset=plan.data,
+        dataset=plan.data.model_copy(update={"views": "all"}),  # as published recipes augment
         teacher=teacher,
         student=StudentSpec(architecture=plan.student),
         method=method,
