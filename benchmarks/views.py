@@ -89,7 +89,7 @@ def page(options: argparse.Namespace, results: dict[str, Sequence[Result]], *, m
         scores = [100 * each.accuracy for each in runs]
         lines.append(
             f"| {name} | {mean(scores):.2f} ({min(scores):.2f} to {max(scores):.2f}) | "
-            f"{mean(scores) - 100 * mean(live):+.2f} | first seed {runs[0].asked / all_live:.2f}, "
+            f"{round(mean(scores) - 100 * mean(live), 2) + 0.0:+.2f} | first seed {runs[0].asked / all_live:.2f}, "
             f"all {sum(each.asked for each in runs) / all_live / len(runs):.2f} |"
         )
     return "\n".join(lines) + "\n"
