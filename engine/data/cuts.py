@@ -19,12 +19,12 @@ class Views:
     """Pixels on each side of the padded image; 0 where nothing is cut."""
     corner: Tensor
     """int64 [2, B] on the CPU: top and left of the cut in the padded image, 0 to 2 * pad."""
-    mirrored: Tensor
-    """bool [B] on the CPU."""
+    mirrored: Tensor | None
+    """bool [B] on the CPU; None where no image is."""
 
     def of(self, rows: Tensor) -> "Views":
         """Those of some of the images, int64 [b]."""
-        return Views(self.pad, self.corner[:, rows], self.mirrored[rows])
+        return Views(self.pad, self.corner[:, rows], None if self.mirrored is None else self.mirrored[rows])
 
 
 def drawn(count: int, *, image_size: int, augment: Sequence[str], generator: torch.Generator) -> Views:
@@ -36,7 +36,7 @@ def drawn(count: int, *, image_size: int, augment: Sequence[str], generator: tor
     # The draws do not depend on each other's presence, so adding `flip` leaves the crops as they are.
     corner = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
     if "flip" not in augment:
-        return Views(pad, corner, torch.zeros(count, dtype=torch.bool))
+        return Views(pad, corner, None)
     return Views(pad, corner, torch.randint(0, 2, (count,), generator=generator).bool())
 
 
@@ -51,7 +51,7 @@ def seen(images: Tensor, views: Views) -> Tensor:
     What lies outside of the image is black before normalisation, as in torchvision's RandomCrop.
     """
     count, device = len(images), images.device
-    if bool(views.mirrored.any()):
+    if views.mirrored is not None:
         chosen = torch.arange(count) + count * views.mirrored
         images = torch.cat((images, images.flip(-1))).index_select(0, chosen.to(device))
     pad = views.pad

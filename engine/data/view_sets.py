@@ -63,7 +63,7 @@ class EveryView(ViewSet):
         made = drawn(len(rows), image_size=self.image_size, augment=self.augment, generator=generator)
         side = 2 * made.pad + 1
         planes = made.corner[0] * side + made.corner[1]
-        return made, planes * 2 + made.mirrored if "flip" in self.augment else planes
+        return made, planes if made.mirrored is None else planes * 2 + made.mirrored
 
 
 class DrawnViews(ViewSet):

@@ -147,11 +147,11 @@ def test_stopped_and_taken_up_again_it_goes_on_bit_for_bit(name, small_dataset, 
 @pytest.mark.parametrize("name", [name for name in TERMS if name != "cross_entropy"])
 def test_two_teachers_that_differ_in_architecture_teach_together(name, small_dataset, listener):
     made = lesson(name, small_dataset, teachers=("wrn16-1", "resnet14"))
-    before = state_sha256(made._teacher)
+    before = state_sha256(made.teacher)
     observer = listener()
     run(made, small_dataset, observer)
     assert all(math.isfinite(value) for _, value in observer.series[f"loss/{name}"])
-    assert state_sha256(made._teacher) == before
+    assert state_sha256(made.teacher) == before
 
 
 @pytest.mark.parametrize("name", TERMS)
