@@ -93,11 +93,18 @@ def _teachers(run: _Run) -> list[str]:
             wanted=name,
             meanwhile=run.journal.leave_when_asked,
         )
-        choice = chosen.choice.model_copy(update={"run": run.name, "place": place})
+        choice = chosen.choice.model_copy(update={"run": run.name, "place": place, **_as_before(run, chosen, name)})
         run.journal.teller.tell(FormChosen(choice=choice))
         _warn_of_another(run, chosen, wanted=name)
         names.append(chosen.name)
     return names
+
+
+def _as_before(run: _Run, chosen: Chosen, wanted: str) -> dict[str, str]:
+    """The reason of a form that was kept and not chosen anew."""
+    if not run.kept or chosen.name != wanted:
+        return {}
+    return {"reason": "as the run began." if run.began else "as for the first seed."}
 
 
 def _warn_of_another(run: _Run, chosen: Chosen, *, wanted: str) -> None:
