@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -116,7 +117,11 @@ def _why_not(ready: Ready, teachers: Sequence[FrozenTeacher], *, shelf: Shelf) -
     need = sum(_bytes_of(ready, each, views) for each in teachers if not _is_table(each))
     if need > shelf.limit:
         return f"They take {need / 1e6:,.0f} MB, and DISTILLERY_ANSWERS_BYTES allows {shelf.limit / 1e6:,.0f} MB."
-    shelf.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        shelf.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=shelf.root).close()
+    except OSError as error:
+        return f"The folder {shelf.root} (DISTILLERY_ANSWERS) cannot be written: {error.strerror}."
     free = shutil.disk_usage(shelf.root).free
     if need > free:
         return f"They may take {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free where they lie."

@@ -143,7 +143,7 @@ class Gated(Silent):
                 self._pending = len(batch.labels)
                 yield batch
 
-        lesson.batches = counted  # type: ignore[method-assign]
+        lesson.batches = counted  # type: ignore[method-assign]  # of this one lesson, which nobody else holds
 
     def stop_requested(self) -> bool:
         """Never, but the answer may take a while."""
@@ -210,7 +210,7 @@ def recipe(task: Task, chosen: Variant) -> Training:
         optimizer=Sgd(lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
         schedule=ConstantSchedule(),
         precision=chosen.precision,
-        device=task.device,  # type: ignore[arg-type]
+        device=task.device,  # type: ignore[arg-type]  # plain text in a task; pydantic refuses another
         seed=task.seed,
     )
 

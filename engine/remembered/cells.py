@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD_BYTES = 4
+_WIDTH_FACTOR = 0x9E3779B97F4A7C15
+"""Odd: rows of other widths may take as many words."""
 _ABSENT = 0
 """No row has this sum, so that fresh pages, which are zero, hold nothing."""
 
@@ -45,6 +47,7 @@ class Cells:
         # Fixed: the sums of one process must mean the same to all others. Odd, so that no bit of a word is lost.
         drawn = np.random.Generator(np.random.PCG64(20150309)).integers(0, 2**63, self._words + 1, dtype=np.uint64)
         self._factors = drawn * np.uint64(2) + np.uint64(1)
+        self._of_width = np.uint64(width * _WIDTH_FACTOR % 2**64)
         self.damaged = 0
         """Rows that were found with a wrong sum."""
 
@@ -76,8 +79,10 @@ class Cells:
         return int(np.count_nonzero(self._rows[: planes * self._count, -1] != _ABSENT))
 
     def _sums(self, words: NDArray[np.uint32], cells: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """A multilinear hash of each row [B, words] and of its place: never 0, and another one for 1 in 2^32 others."""
-        placed = (cells.astype(np.uint64) + np.uint64(1)) * self._factors[-1]
+        """A multilinear hash of each row [B, words], its width and its place: never 0, and the same by chance for one
+        in 2^32 others.
+        """
+        placed = (cells.astype(np.uint64) + np.uint64(1)) * self._factors[-1] + self._of_width
         mixed = (words * self._factors[:-1]).sum(axis=1, dtype=np.uint64) + placed
         sums: NDArray[np.uint32] = np.maximum(mixed >> np.uint64(32), 1).astype(np.uint32)
         return sums

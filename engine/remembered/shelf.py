@@ -117,8 +117,7 @@ class Shelf:
             with contextlib.suppress(FileNotFoundError):  # somebody else makes or removes it at this moment
                 if folder.name != _LOCKS:
                     size = sum(file.stat().st_size for file in folder.iterdir())
-                    key = json.loads((folder / _KEY).read_text(encoding="utf-8"))
-                    found.append(Held(folder, size, folder.stat().st_mtime, key))
+                    found.append(Held(folder, size, folder.stat().st_mtime, _key_in(folder)))
         return sorted(found, key=lambda each: each.used)
 
     def _made_room(self, size: int) -> bool:
@@ -145,6 +144,15 @@ class Shelf:
     def _opened(self, path: Path) -> IO[bytes]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.open("ab")
+
+
+def _key_in(folder: Path) -> Mapping[str, Any]:
+    """For people to read; nothing where it is damaged, since the folder's name says the same."""
+    try:
+        key = json.loads((folder / _KEY).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return key if isinstance(key, dict) else {}
 
 
 def put(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """A frozen teacher that is asked about a view once, whoever asks again."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +22,8 @@ from engine.remembered.packing import PACKED, packable, packed, unpacked
 from engine.remembered.shelf import Entry, put
 from engine.teachers import FrozenTeacher
 
-_LOGITS = "logits"
+_LOGITS = ""
+"""Beside the names of layers, none of which is empty."""
 _Known = NDArray[np.bool_]
 _Cells = NDArray[np.int64]
 OpenEntry = Callable[[str], Entry]
@@ -57,13 +59,13 @@ class RememberingTeacher(nn.Module):
         super().__init__()
         self.frozen = teacher
         self._entry_of, self._views, self._packs = entry, views, packs
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, dict[str, _Column]] = {}
         self._asked = self._recalled = self._unkept = 0
 
     @property
     def counts(self) -> Counts:
         """So far."""
-        damaged = sum(each.damaged for each in self._columns.values())
+        damaged = sum(each.damaged for columns in self._columns.values() for each in columns.values())
         return Counts(asked=self._asked, recalled=self._recalled, damaged=damaged, unkept=self._unkept)
 
     def still_to_ask(self, *, epochs: int, precision: Precision) -> int:
@@ -74,14 +76,13 @@ class RememberingTeacher(nn.Module):
         return max(0, math.ceil(count * shown * (1 - min(1.0, known / (count * shown)))))
 
     def _in(self, number_format: str) -> dict[str, "_Column"]:
-        """The columns of answers in a number format; the first one that is asked for stays."""
-        if not self._columns:
+        """The columns of answers in a number format, the logits' first. A teacher may yet take another form."""
+        if number_format not in self._columns:
             entry = self._entry_of(number_format)
-            self._columns = {
-                name: _Column(entry, name, views=self._views, packs=self._packs and name == _LOGITS)
-                for name in (_LOGITS, *self.frozen.layers)
-            }
-        return self._columns
+            layers = {name: _Column(entry, _file_name(name), views=self._views) for name in self.frozen.layers}
+            logits = _Column(entry, "logits", views=self._views, packs=self._packs)
+            self._columns[number_format] = {_LOGITS: logits, **layers}
+        return self._columns[number_format]
 
     def knowledge(self, batch: Batch) -> Outputs:
         """Logits and maps in float32 for `batch`, on the device of its images."""
@@ -94,18 +95,23 @@ class RememberingTeacher(nn.Module):
         values = {name: recalled for name, (recalled, _) in read.items()}
         self._recalled += int(known.sum())
         if not known.all():
-            values = self._with_asked(batch, cells, known, values)
+            values = self._with_asked(batch, columns, known, values)
         device = batch.images.device
         told = {name: torch.from_numpy(value).to(device, non_blocking=True).float() for name, value in values.items()}
         return Outputs(logits=told.pop(_LOGITS), features=told)
 
-    def _with_asked(self, batch: Batch, cells: _Cells, known: _Known, recalled: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_asked(
+        self, batch: Batch, columns: Mapping[str, "_Column"], known: _Known, recalled: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The values of every column, with those that nobody knows yet computed and kept."""
+        if batch.cells is None:
+            raise AssertionError("Only views with a number are kept.")
+        cells = batch.cells.numpy()[~known]
         unknown = torch.from_numpy(np.flatnonzero(~known))
         live = self.frozen.knowledge(_part(batch, unknown) if known.any() else batch)
         values, kept = {}, True
         for name, answer in ((_LOGITS, live.logits), *live.features.items()):
-            told, room = self._columns[name].keep(cells[~known], answer.float().cpu().numpy())
+            told, room = columns[name].keep(cells, answer.float().cpu().numpy())
             values[name] = _merged(recalled[name], told, known)
             kept = kept and room
         self._asked += len(unknown)
@@ -118,12 +124,17 @@ def _number_format(form: str) -> str:
     return form.rpartition("-")[2]
 
 
+def _file_name(layer: str) -> str:
+    """Whatever a network calls its layers: as long as it likes, or `logits`."""
+    return f"layer-{hashlib.sha256(layer.encode()).hexdigest()[:16]}"
+
+
 class _Column:
     """One kind of answer of one shape, such as the logits, for every view."""
 
-    def __init__(self, entry: Entry, name: str, *, views: ViewSet, packs: bool) -> None:
+    def __init__(self, entry: Entry, name: str, *, views: ViewSet, packs: bool = False) -> None:
         self._entry, self._views, self._asked_to_pack = entry, views, packs
-        self._place = entry.folder / name.replace("/", "_")
+        self._place = entry.folder / name
         self._shape: tuple[int, ...] | None = None
         self._cells: Cells | None = None
         self._open()
@@ -148,7 +159,7 @@ class _Column:
 
         What float16 cannot hold is not written, and given as it is.
         """
-        if self._cells is None:
+        if self._cells is None or self._shape != values.shape[1:]:  # unknown as yet, or damaged
             put(self._shape_file, json.dumps(values.shape[1:]))
             self._open()
         if self._cells is None:
@@ -171,9 +182,13 @@ class _Column:
         return self._place.with_name(f"{self._place.name}.shape.json")
 
     def _open(self) -> None:
-        if not self._shape_file.is_file():
+        try:
+            shape = json.loads(self._shape_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # damaged is as good as absent: it is written with the next answers
             return
-        self._shape = tuple(json.loads(self._shape_file.read_text(encoding="utf-8")))
+        if not (isinstance(shape, list) and shape and all(isinstance(side, int) and side > 0 for side in shape)):
+            return
+        self._shape = tuple(shape)
         path = self._place.with_name(f"{self._place.name}.cells")
         width = kept_width(self._shape, packs=self._asked_to_pack)
         self._cells = Cells(path, count=self._views.count, width=width, grow=self._entry.grow)

@@ -32,7 +32,7 @@ from engine.remembered.packing import packed, unpacked
 from engine.remembered.shelf import Shelf
 from engine.remembered.teacher import RememberingTeacher
 from engine.strategies.offline import Offline
-from engine.teachers import EnsembleTeacher, FrozenTeacher, state_sha256
+from engine.teachers import EnsembleTeacher, Form, FrozenTeacher, state_sha256
 
 BOTH = ("crop", "flip")
 RECIPE = Training(epochs=5, batch_size=8, seed=3, device="cpu", precision="fp32")
@@ -377,3 +377,50 @@ def test_a_packed_answer_is_the_same_computed_and_read(tmp_path, small_dataset, 
     assert teacher.counts.recalled == teacher.counts.asked == 70
     (file,) = tmp_path.rglob("*.cells")
     assert file.stat().st_size == 70 * cell_bytes(513)
+
+
+@pytest.mark.parametrize("told", ["", "[4]", "{}", "[-1]", '["3"]', "[3"])
+def test_a_damaged_description_of_a_column_costs_its_answers_and_nothing_more(
+    tmp_path, small_dataset, small_network, told
+):
+    teacher, _ = remembering(tmp_path, small_dataset, small_network(seed=2))
+    expected = learned(small_dataset, small_network, teacher)
+    next(tmp_path.rglob("logits.shape.json")).write_text(told)
+    next(tmp_path.rglob("key.json")).write_text(told)
+    assert len(Shelf(tmp_path).entries()) == 1
+    again, _ = remembering(tmp_path, small_dataset, small_network(seed=2))
+    assert learned(small_dataset, small_network, again) == expected
+    last, counted = remembering(tmp_path, small_dataset, small_network(seed=2))
+    assert learned(small_dataset, small_network, last) == expected
+    assert counted() == 0
+
+
+def test_a_form_of_another_number_format_has_answers_of_its_own(tmp_path, small_dataset, small_network):
+    teacher, counted = remembering(tmp_path, small_dataset, small_network(seed=2))
+    assert teacher.still_to_ask(epochs=5, precision="fp32") == 140
+    learned(small_dataset, small_network, teacher)
+    assert teacher.still_to_ask(epochs=5, precision="fp32") == 0
+    rough = Form("onnxruntime", "int8", lambda images: teacher.frozen.network(images) + 1)
+    teacher.frozen.answer_in(rough)
+    assert teacher.still_to_ask(epochs=5, precision="fp32") == 140
+    learned(small_dataset, small_network, teacher)
+    assert counted() == 2 * 140
+    teacher.frozen.answer_in(None)
+    again, asked = remembering(tmp_path, small_dataset, small_network(seed=2))
+    learned(small_dataset, small_network, again)
+    assert asked() == 0
+    assert len(Shelf(tmp_path).entries()) == 2
+
+
+def test_a_layer_may_be_called_as_it_likes(tmp_path, small_dataset, small_network):
+    network = torch.nn.Sequential()
+    for place, name in enumerate(("logits", "x" * 300)):
+        network.add_module(name, small_network(seed=place) if place == 0 else torch.nn.Identity())
+    teacher, counted = remembering(tmp_path, small_dataset, network, layers=("logits", "x" * 300))
+    options = {"batch_size": 16, "seed": 0, "epoch": 0, "augment": BOTH, "mean": (0.5,), "std": (0.2,), "views": 2}
+    for _ in range(2):
+        for batch in batches(small_dataset.train, **options):
+            told = teacher.knowledge(batch)
+            assert told.features["logits"].shape == (len(batch.labels), 3, 1, 1)
+            assert torch.equal(told.features["x" * 300].flatten(1), told.logits)
+    assert counted() == 70

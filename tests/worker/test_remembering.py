@@ -143,3 +143,16 @@ def test_the_estimate_counts_what_will_be_read(tmp_path: Path) -> None:
     live = job.model_copy(update={"training": job.training.model_copy(update={"teacher_answers": "live"})})
     assert recalled_share(ready, lesson) == student.recalled
     assert recalled_share(replace(ready, spec=live), lesson) == 0
+
+
+def test_where_nothing_can_be_written_the_teacher_answers_live_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("DISTILLERY_ANSWERS", str(tmp_path / "file" / "answers"))
+    told = run(spec({"epochs": 1}, dataset=DATA | {"limit": 50}), tmp_path / "one")
+    (only,) = told.of(Answered)
+    assert (only.asked, only.recalled) == (0, 0)
+    assert "DISTILLERY_ANSWERS" in only.why_live
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        run(spec({"teacher_answers": "cached", "epochs": 1}, dataset=DATA | {"limit": 50}), tmp_path / "two")
