@@ -115,7 +115,7 @@ def rates(options: argparse.Namespace) -> list[str]:
             asked = [
                 "--data=given", f"--device={options.device}", f"--batch-size={batch}", f"--rounds={options.rounds}",
                 f"--seconds={options.seconds}", f"--pair={options.teacher_of_rates}:{options.student}",
-                f"--peers={','.join(peers)}",
+                f"--peers={','.join(peers)}", f"--only={options.only}",
             ]  # fmt: skip
             folder = Path(name) / str(batch)
             folder.mkdir()
@@ -233,6 +233,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--only", default="", help="rates: variants of ours, with commas; else all")
     parser.add_argument("--teacher", default="resnet32x4", help="of the steps teacher and students")
     parser.add_argument("--teacher-of-rates", default="resnet56")
     parser.add_argument("--student", default="resnet20")

@@ -12,7 +12,7 @@ from benchmarks import cuda_training
 TINY = (
     "--images=digits", "--device=cpu", "--limit=96", "--batches", "32", "--rounds=1", "--seconds=0.2",
     "--teacher=resnet14", "--teacher-of-rates=resnet14", "--student=resnet8", "--epochs=1", "--batch-size=32",
-    "--seeds=2",
+    "--seeds=2", "--only=live fp32,cached fp32",
 )  # fmt: skip
 
 
