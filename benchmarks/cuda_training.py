@@ -191,7 +191,7 @@ def distilled(
             "ours: cached", "", options.teacher, name, batch_size=batch, epochs=epochs, device=options.device,
             seed=seed, teacher_weights=str(options.weights), scratch=scratch,
         )  # fmt: skip
-        with chosen.teacher(task, arrays, ours.as_dataset(arrays, name="cifar")) as told:
+        with chosen.teacher(task, arrays, ours.as_dataset(arrays, name="cifar"), told={}) as told:
             lesson = ours.lesson(task, chosen, arrays, told, temperature=TEMPERATURE, soft=SOFT_WEIGHT)
             return _trained(options, arrays, name, lesson, batch, epochs, seed)
 

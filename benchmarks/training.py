@@ -11,7 +11,7 @@ was the fastest in it. In each round convolutions are timed too: they are the fl
 took a share of the machine is flagged and left out where there are others. `--whole-job 512` also runs 30 epochs on so
 many images to the end, everything included that ours does at the start, between epochs and to fill its cache.
 
-    python -m benchmarks.training --data ../shared/data/cifar10 --accuracy --teacher-weights FILE
+    python -m benchmarks.training --data ../shared/data/cifar10 --accuracy --teacher-weights resnet20=FILE
 
 trains every option with several seeds instead, and shows the accuracy of each beside its pace.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contest import accuracy, images, networks
+from benchmarks.contest import accuracy, images, networks, taught
 from benchmarks.contest.ours import VARIANTS
 from benchmarks.contest.tables import (
     FLOOR,
@@ -36,6 +36,7 @@ from benchmarks.contest.tables import (
     Measured,
     command_of,
     costs_table,
+    forms_told,
     rates_table,
     rounds_table,
 )
@@ -63,8 +64,11 @@ def measured(options: argparse.Namespace, pair: str, arrays: images.Arrays, fold
     teacher, student = pair.split(":")
     task = Task(
         "textbook", str(folder / "images.npz"), teacher, student, batch_size=options.batch_size,
-        threads=options.threads, device=options.device, teacher_weights=options.teacher_weights,
+        threads=options.threads, device=options.device,
     )  # fmt: skip
+    given = taught.weights(task, arrays, given=options.teacher_weights, epochs=options.teacher_epochs, folder=folder)
+    say(f"{teacher}: {given.told}")
+    task = replace(task, teacher_weights=given.file)
     names = contestants(options)
     floors = [f"{FLOOR}{each}" for each in ("fp32", "bf16")[: 1 + computes_bf16(resolve_device(options.device))]]
     asked = [replace(task, contender=name, scratch=_scratch(folder, f"{pair} {name}")) for name in [*names, *floors]]
@@ -90,7 +94,7 @@ def measured(options: argparse.Namespace, pair: str, arrays: images.Arrays, fold
             f"{pair}, whole jobs: "
             + ", ".join(f"{name} {Cost.of(turns).seconds:.0f} s" for name, turns in jobs.items())
         )
-    return Measured(teacher, student, rounds, facts, operations(pair, names, arrays), jobs)
+    return Measured(teacher, student, rounds, facts, operations(pair, names, arrays), given.told, jobs)
 
 
 def operations(pair: str, names: Sequence[str], arrays: images.Arrays) -> dict[str, float]:
@@ -119,7 +123,8 @@ def page(options: argparse.Namespace, found: Sequence[Measured], *, command: str
         *missing(options),
     ]  # fmt: skip
     for each in found:
-        lines += ["", f"## {each.teacher} to {each.student}", "", *rates_table(each), "", *rounds_table(each)]
+        lines += ["", f"## {each.teacher} to {each.student}", "", f"- {each.teacher}: {each.taught}."]
+        lines += [*forms_told(each), "", *rates_table(each), "", *rounds_table(each)]
         if each.jobs:
             told = (
                 f"A whole job of {options.job_epochs} epochs on {options.whole_job:,} images, imports left out; ours "
@@ -173,12 +178,19 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--whole-job", type=int, default=0, metavar="IMAGES", help=f"{JOB_EPOCHS} epochs on so many")
     parser.add_argument("--job-epochs", type=int, default=JOB_EPOCHS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--teacher-weights", default="", help="file of a state dict for the teacher; else drawn")
+    parser.add_argument(
+        "--teacher-weights",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="state dict of a teacher; repeatable",
+    )
+    parser.add_argument("--teacher-epochs", type=int, default=3, help="of a teacher without a file, trained first")
     parser.add_argument("--accuracy", action="store_true", help="train to the end and score instead")
     parser.add_argument("--out", type=Path, help="file for the page")
     accuracy.add_options(parser)
     options = parser.parse_args(arguments)
-    options.pair = options.pair or list(PAIRS)
+    options.pair, options.teacher_weights = options.pair or list(PAIRS), taught.named(options.teacher_weights)
     options.peers, options.only = (
         [name for name in given.split(",") if name] for given in (options.peers, options.only)
     )

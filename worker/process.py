@@ -22,6 +22,9 @@ _SECRETS = re.compile(
     r"|PASSWORD|SECRET|TOKEN(?!IZER)|CREDENTIAL|API_?KEY",
     re.IGNORECASE,
 )
+ALLOCATOR = "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
+"""Left alone, the allocator gives the memory of a step's activations back to the system and faults it in again, some
+5,000 pages a step: 10 to 40 % of the pace of a small network on the CPU. Peaks grow by up to a seventh."""
 _MOST_LINES_WAITING = 10_000
 _EXIT_SECONDS = 10.0
 _PIPE_SECONDS = 2.0
@@ -34,6 +37,7 @@ def environment(given: Mapping[str, str], *, scratch: Path) -> dict[str, str]:
     return kept | {
         # libgomp's spinning threads make a shared machine many times slower.
         "OMP_WAIT_POLICY": "PASSIVE",
+        "GLIBC_TUNABLES": given.get("GLIBC_TUNABLES", ALLOCATOR),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(scratch),

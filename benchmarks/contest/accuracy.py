@@ -11,15 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
-import torch
-from torch import nn
-
-from benchmarks.contest import images, networks, ours
+from benchmarks.contest import images, networks, ours, taught
 from benchmarks.contest.images import Arrays
 from benchmarks.contest.task import Task
 from distillery.spec.training import CosineSchedule
-from engine import environment, evaluate
-from engine.data.dataset import Dataset
+from engine import environment
 from engine.loop import train
 from engine.precision import computes_bf16, resolve_device
 
@@ -52,8 +48,10 @@ def page(options: argparse.Namespace, arrays: Arrays, folder: Path, *, command: 
     teacher, student = (options.pair[0] if len(options.pair) == 1 else _PAIR).split(":")
     task = Task(
         "ours", str(images.write(few, folder / "few.npz")), teacher, student, batch_size=options.batch_size,
-        epochs=options.epochs, threads=options.threads, device=options.device, teacher_weights=options.teacher_weights,
+        epochs=options.epochs, threads=options.threads, device=options.device,
     )  # fmt: skip
+    given = taught.weights(task, arrays, given=options.teacher_weights, epochs=options.teacher_epochs, folder=folder)
+    task = replace(task, teacher_weights=given.file)
     chosen = [each for each in ours.VARIANTS if not options.only or each.name in {*options.only, REFERENCE}]
     if not computes_bf16(resolve_device(options.device)):
         chosen = [each for each in chosen if each.twin not in {other.name for other in chosen}]
@@ -65,14 +63,14 @@ def page(options: argparse.Namespace, arrays: Arrays, folder: Path, *, command: 
             done = trained(replace(task, contender=f"ours: {each.name}", seed=seed, scratch=str(scratch)), each, few)
             print(f"{each.name}, seed {seed}: {done.accuracy:.2%} in {done.seconds:.0f} s", flush=True)
             runs[each.name].append(done)
-    return "\n".join([*_head(options, task, few, command=command), *table(runs)]) + "\n"
+    return "\n".join([*_head(options, task, few, teacher=given.told, command=command), *table(runs)]) + "\n"
 
 
 def trained(task: Task, chosen: ours.Variant, arrays: Arrays) -> Run:
     """By the real loop, with a cosine schedule; the weights of the last epoch are scored."""
     dataset = ours.as_dataset(arrays, name="few", validation=_VALIDATION)
     recipe = ours.recipe(task, chosen).model_copy(update={"schedule": CosineSchedule()})
-    with chosen.teacher(task, arrays, dataset) as teacher:
+    with chosen.teacher(task, arrays, dataset, told={}) as teacher:
         temperature, soft = task.jobs[0]
         lesson = ours.lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)
         began = time.perf_counter()
@@ -80,26 +78,16 @@ def trained(task: Task, chosen: ours.Variant, arrays: Arrays) -> Run:
         seconds = time.perf_counter() - began
     network = networks.student(task, arrays)
     network.load_state_dict(result.last)
-    return Run(scored(network, dataset, device=task.device), result.images_per_second, seconds)
+    return Run(taught.scored(network, dataset, device=task.device), result.images_per_second, seconds)
 
 
-def scored(network: nn.Module, dataset: Dataset, *, device: str) -> float:
-    """Accuracy on the test images, from 0 to 1."""
-    there, data = torch.device(device), dataset.to(device)
-    logits = evaluate.predict(
-        network.to(there), data.test, mean=data.mean, std=data.std, device=there, channels_last=False
-    )
-    return evaluate.accuracy(logits, data.test.labels.cpu())
-
-
-def _head(options: argparse.Namespace, task: Task, few: Arrays, *, command: str) -> list[str]:
+def _head(options: argparse.Namespace, task: Task, few: Arrays, *, teacher: str, command: str) -> list[str]:
     facts = environment.describe(threads=task.threads)
-    taught = "trained weights" if task.teacher_weights else "freshly drawn weights, **which teach nothing**"
     return [
         "# What each way of training is worth, as measured", "",
         f"Written by `{command}`, {time.strftime('%Y-%m-%d')}.", "",
         f"- {facts['cpu']}, {facts['cpu_cores']} cores, {task.threads} thread(s), torch {facts['versions']['torch']}.",
-        f"- {task.teacher} with {taught} to {task.student}: {len(few.y_train):,} training images, {task.epochs} "
+        f"- {task.teacher} ({teacher}) to {task.student}: {len(few.y_train):,} training images, {task.epochs} "
         f"epochs at batch {task.batch_size}, cosine; scored on {len(few.y_test) - _VALIDATION:,} test images after the "
         f"last epoch. {options.seeds} seed(s): mean (smallest to largest).", "",
     ]  # fmt: skip

@@ -1,6 +1,5 @@
 """`engine.loop.train` itself, in each of the ways that it can be asked to train."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,8 +61,10 @@ class Variant:
         return 1 if task.epochs == ENDLESS else max(FEWEST_VIEWS, -(-task.epochs // EPOCHS_PER_VIEW))
 
     @contextmanager
-    def teacher(self, task: Task, arrays: images.Arrays, dataset: Dataset) -> Iterator[Teacher]:
-        """What answers the student's views."""
+    def teacher(
+        self, task: Task, arrays: images.Arrays, dataset: Dataset, *, told: dict[str, str]
+    ) -> Iterator[Teacher]:
+        """What answers the student's views; which form it has goes into `told`."""
         live = FrozenTeacher(networks.teacher(task, arrays))
         if self.formed:
             precision = resolve_precision(self.precision, resolve_device(task.device))
@@ -74,7 +75,7 @@ class Variant:
                 batches_in_run=ENDLESS * len(dataset.train),
                 precision=precision,
             )
-            sys.stderr.write(f"{self.name}: {form.choice.message}\n")
+            told["form"] = form.choice.message
         if not self.cached:
             yield live
             return
@@ -157,10 +158,11 @@ def run(task: Task, gate: Gate) -> None:
     """All jobs of the task, one after another, with one teacher."""
     chosen, arrays = variant(task.contender), images.read(task.images)
     dataset = as_dataset(arrays, name="contest")
-    with chosen.teacher(task, arrays, dataset) as teacher:
+    told: dict[str, str] = {}
+    with chosen.teacher(task, arrays, dataset, told=told) as teacher:
         precision = resolve_precision(chosen.precision, resolve_device(task.device))
         steps = chosen.warm_steps(task, dataset) if task.epochs == ENDLESS else 0
-        gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps)
+        gate.ready(precision=precision, torch=torch.__version__, warm_steps=steps, **told)
         for temperature, soft in task.jobs:
             observer = Gated(gate)
             taught = lesson(task, chosen, arrays, teacher, temperature=temperature, soft=soft)

@@ -22,6 +22,8 @@ class Measured:
     """What each contender said of itself."""
     operations: Mapping[str, float]
     """Floating-point operations that each contender spends on an image, at the least."""
+    taught: str
+    """Where the teacher's weights come from."""
     jobs: Mapping[str, Sequence[Turn]] = field(default_factory=dict)
     """All turns of a whole job, where it was measured."""
 
@@ -90,6 +92,12 @@ def rates_table(measured: Measured) -> list[str]:
 
 def _giga(rounds: Rounds, name: str) -> list[float]:
     return [turns[name].per_second / 1e9 for turns in rounds]
+
+
+def forms_told(measured: Measured) -> list[str]:
+    """What each trial of the teacher's forms came to."""
+    told = {name: measured.facts[name].get("form") for name in measured.contestants}
+    return [f"- {name}: {form}" for name, form in told.items() if form]
 
 
 def rounds_table(measured: Measured) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.contest.task import Task
 from engine.environment import ProcessorTime
+from worker.process import ALLOCATOR
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS_PYTHON = REPOSITORY / ".peers" / "bin" / "python"
@@ -28,6 +29,13 @@ def peers_python() -> str | None:
     if PEERS_PYTHON.is_file():
         return str(PEERS_PYTHON)
     return sys.executable if find_spec("torchdistill") is not None else None
+
+
+def _environment(task: Task) -> dict[str, str]:
+    """A peer starts as its users start it, ours (and the floor) with the allocator that a worker gives its trainers.
+    What is set for this process is kept: so every contender can be given the same."""
+    theirs = {} if task.contender in ("textbook", "torchdistill") else {"GLIBC_TUNABLES": ALLOCATOR}
+    return theirs | dict(os.environ)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,9 @@ class Contender:
         command = [python, "-m", "benchmarks.contest.contender", task.dumped()]
         with log.open("w", encoding="utf-8") as said:
             self._process = subprocess.Popen(
-                command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
-            )
+                command, cwd=REPOSITORY, env=_environment(task), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=said, text=True,
+            )  # fmt: skip
         self.facts: dict[str, Any] = {}
 
     def await_ready(self) -> None:

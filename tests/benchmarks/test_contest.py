@@ -37,7 +37,12 @@ def test_a_ratio_is_taken_against_the_best_peer_of_its_round():
 def test_loaded_rounds_are_left_out_and_told():
     rounds = [round_of(100, 100, 200), round_of(1, 1, 1000, foreign=2 * FOREIGN_SHARE)]
     measured = tables.Measured(
-        "a", "b", rounds, {name: {"precision": "fp32"} for name in rounds[0]}, dict.fromkeys(rounds[0], 100.0)
+        "a",
+        "b",
+        rounds,
+        {name: {"precision": "fp32"} for name in rounds[0]},
+        dict.fromkeys(rounds[0], 100.0),
+        "drawn",
     )
     assert measured.counted == rounds[:1]
     text = "\n".join([*tables.rates_table(measured), *tables.rounds_table(measured)])

@@ -64,6 +64,30 @@ def test_a_trainer_sees_no_secret_of_the_service() -> None:
     assert seen["TMPDIR"] == "/scratch"
 
 
+def test_a_trainer_keeps_the_memory_that_it_will_need_again(tmp_path: Path) -> None:
+    # Buffers as a training step makes and drops them, twice: the second time must not fault their pages in anew.
+    code = """
+import os, resource, sys
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [b'x' * 2**20 for _ in range(64)]
+    del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+os.write(int(sys.argv[2]), f'{faults()} {faults()}\\n'.encode())
+"""
+    child = _child(tmp_path, code)
+    (line,) = _read_all(child)
+    first, second = (int(each) for each in line.split())
+    assert child.close() == 0
+    assert first > 10_000  # 64 MiB in pages of 4 KiB
+    assert second < first / 100
+
+
+def test_an_allocator_that_was_set_up_by_hand_is_left_alone() -> None:
+    given = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
+    assert environment(given, scratch=Path("/scratch"))["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=2"
+
+
 def test_sigterm_reaches_the_leader_alone(tmp_path: Path) -> None:
     # The leader asks its own child for a last service after SIGTERM, as a data loader's workers would be asked.
     code = """
