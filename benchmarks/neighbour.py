@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,16 @@ from benchmarks.api_load_client import percentile
 from benchmarks.api_load_queue import sqlite
 from benchmarks.api_peers import Running, distillery
 from benchmarks.surroundings import heading, others_busy
+from engine.cores import WAITING
 
-WAYS = tuple((policy, threads) for policy in ("PASSIVE", "ACTIVE") for threads in (1, 2))
+POLICIES: dict[str, Mapping[str, str]] = {
+    "ours": WAITING,
+    "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "not set": {},
+    "ACTIVE": {"OMP_WAIT_POLICY": "ACTIVE"},
+}
+WAYS = (("PASSIVE", 1), *((policy, 2) for policy in POLICIES))
+"""One thread waits for nobody: how does not matter."""
 ROWS, CLIENTS = 200, 2
 LOOP = """
 import os
@@ -94,7 +102,8 @@ def busy_core() -> Iterator[None]:
 
 def images_per_second(policy: str, threads: int, *, seconds: float, beside: bool) -> float:
     """Of a fresh trainer, which is ready before its neighbour begins."""
-    environment = os.environ | {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": str(threads)}
+    kept = {name: value for name, value in os.environ.items() if name not in WAITING}
+    environment = {**kept, **POLICIES[policy], "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", LOOP, str(threads), str(seconds)]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -8,7 +8,6 @@ them, and in the end of the result; the exit codes stand in `worker.messages`. S
 
 import argparse
 import faulthandler
-import os
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from distillery import benchmarks
 from distillery.errors import DistilleryError
 from distillery.report import LatencyReport
 from distillery.views import PhaseName, Progress
+from engine.cores import wait_patiently
 from worker.benchmark_plan import Plan
 from worker.halts import halt_of
 from worker.messages import (
@@ -79,7 +79,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace, *, teller: Teller, stop_requested: Callable[[], bool]) -> int:
     plan = Plan.model_validate_json(options.plan.read_bytes())
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as worker.run does, and why
+    wait_patiently()
     from engine.latency.places import devices_alone
     from engine.loop import Stopped
     from worker.contestants import contestants

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from distillery.errors import DistilleryError, InvalidRequest
 from distillery.spec.imports import ModelImport
-from engine.cores import usable_cores
+from engine.cores import usable_cores, wait_patiently
 from engine.intake import weights
 from engine.intake.weights_safetensors import read_header
 from worker.messages import (
@@ -74,7 +74,7 @@ def _inspect(options: argparse.Namespace, teller: Teller) -> None:
     teller.tell(PhaseBegan(phase="checking"))
     # Nothing here computes on a GPU, whose address space no bound on memory allows for.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_patiently()
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     kind = weights.look(options.source, preprocessing=said.preprocessing)
     options.out.mkdir(parents=True, exist_ok=True)

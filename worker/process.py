@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engine.cores import WAITING
+
 _TETHER = Path(__file__).with_name("tether.py")
 _SECRETS = re.compile(
     r"^DISTILLERY_(DATABASE_URL|REDIS_URL|ARTIFACTS|API_KEY)|^(AWS|AZURE|GOOGLE|GCS|PG|CELERY)_?"
@@ -24,7 +26,8 @@ _SECRETS = re.compile(
 )
 ALLOCATOR = "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 """Left alone, the allocator gives the memory of a step's activations back to the system and faults it in again, some
-5,000 pages a step: 10 to 40 % of the pace of a small network on the CPU. Peaks grow by up to a seventh."""
+5,000 pages a step: 2 to 5 % of the pace of a long training of small networks, more of a short one or of larger images.
+Peaks grow by up to a seventh."""
 _MOST_LINES_WAITING = 10_000
 _EXIT_SECONDS = 10.0
 _PIPE_SECONDS = 2.0
@@ -35,8 +38,7 @@ def environment(given: Mapping[str, str], *, scratch: Path) -> dict[str, str]:
     """What the child may see of our environment: no addresses or keys of the service; temporary files in `scratch`."""
     kept = {name: value for name, value in given.items() if not _SECRETS.search(name)}
     return kept | {
-        # libgomp's spinning threads make a shared machine many times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **WAITING,
         "GLIBC_TUNABLES": given.get("GLIBC_TUNABLES", ALLOCATOR),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",

@@ -17,6 +17,7 @@ from distillery.errors import DistilleryError
 from distillery.job_files import read
 from distillery.spec import JobSpec, parse, resolve
 from distillery.views import Adjustments, JobError, Rehearsal
+from engine.cores import wait_patiently
 from worker.halts import halt_of
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, Message, PhaseBegan, Rehearsed, job_error
 from worker.options import parser
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, *, teller: Teller, stop_requested: Callable[[], bool]) -> int:
     spec = resolve(parse(read(str(options.job))))
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as worker.run does, and why
+    wait_patiently()
     from engine.loop import Stopped
 
     try:

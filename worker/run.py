@@ -25,6 +25,7 @@ from types import FrameType
 from distillery.errors import DistilleryError
 from distillery.job_files import read
 from distillery.spec import parse, resolve
+from engine.cores import wait_patiently
 from worker.halts import halt_of
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_HALTED, EXIT_SAVED, Failed, job_error
 from worker.options import parser
@@ -59,9 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, *, teller: Teller, stop: threading.Event) -> int:
     spec = resolve(parse(read(str(options.job))))
     options.out.mkdir(parents=True, exist_ok=True)
-    # Idle OpenMP threads would spin on a core that something else needs: beside one busy process that makes a step
-    # many times slower. The library reads this when torch loads it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_patiently()
     # torch takes seconds to import: a bad spec is refused, and signals are heard, before that.
     with unwatched():
         from engine.loop import Stopped

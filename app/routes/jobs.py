@@ -1,6 +1,5 @@
 """Submit, check, list and watch jobs."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from app.checks import check
 from app.editions import etag
 from app.errors import Responses, documented
 from app.estimate import estimate
+from app.events import Feed
 from app.idempotency import CREATED, IdempotencyKey, answered_before, once
 from app.negotiate import not_modified
 from app.parameters import JobId, PageSize, PageToken, PreflightId, SentSpec
@@ -21,10 +21,13 @@ from app.service import Served, Service
 from app.waiting import LOOK_SECONDS, ended
 from distillery.spec import JobSpec, resolve
 from distillery.views import TERMINAL, Job, JobSummary, Page, Preflight, Status, Validation
-from store import jobs, preflights
+from store import events, jobs, preflights
+from store.events import Standing
 from store.idempotency import Answer
 
 router = APIRouter(tags=["jobs"])
+_NEVER_READ = Standing(-1, "")
+"""How far no job is: what comes between the first answer and the wait is not missed."""
 _TAGGED: Responses = {
     200: {"description": "The job.", "headers": {"ETag": {"required": True, "schema": {"type": "string"}}}},
     304: {"description": "What `If-None-Match` names is still current."},
@@ -149,14 +152,36 @@ async def get_job(
 ) -> Response:
     """Show a job. With `wait` the answer comes when something changed, or when the time is over."""
     job, edition = await run_in_threadpool(_read, served, job_id)
-    seen, deadline = (job.status, job.phase), time.monotonic() + wait
-    while (job.status, job.phase) == seen and job.status not in TERMINAL:
-        left = deadline - time.monotonic()
-        if left <= 0 or await request.is_disconnected():
-            break
-        await asyncio.sleep(min(LOOK_SECONDS, left))
-        job, edition = await run_in_threadpool(_read, served, job_id)
+    if wait and job.status not in TERMINAL:
+        job, edition = await _changed(request, served, job, edition, wait_seconds=wait)
     return _tagged(job, if_none_match, edition=edition)
+
+
+async def _changed(
+    request: Request, served: Service, job: Job, edition: int, *, wait_seconds: float
+) -> tuple[Job, int]:
+    """The job once its status or phase is another one, or after so many seconds; read only when something happened."""
+    feed: Feed = request.app.state.feed
+    seen, deadline = (job.status, job.phase), time.monotonic() + wait_seconds
+    with feed.follow(job.id, await run_in_threadpool(_standing, served, job.id)) as topic:
+        known: Standing | None = _NEVER_READ
+        while (job.status, job.phase) == seen and job.status not in TERMINAL:
+            if topic.failure is not None:
+                raise topic.failure
+            if topic.standing != known:
+                known = topic.standing
+                job, edition = await run_in_threadpool(_read, served, job.id)
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0 or await request.is_disconnected():
+                break
+            await topic.change(within=min(LOOK_SECONDS, left))
+    return job, edition
+
+
+def _standing(served: Service, job_id: str) -> Standing:
+    with served.database.read() as session:
+        return events.standing(session, job_id)
 
 
 def _read(served: Service, job_id: str) -> tuple[Job, int]:

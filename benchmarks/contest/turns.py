@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest.task import Task
+from engine.cores import WAITING
 from engine.environment import ProcessorTime
 from worker.process import ALLOCATOR
 
@@ -32,9 +33,9 @@ def peers_python() -> str | None:
 
 
 def _environment(task: Task) -> dict[str, str]:
-    """A peer starts as its users start it, ours (and the floor) with the allocator that a worker gives its trainers.
+    """A peer starts as its users start it, ours (and the floor) as a worker starts its trainers.
     What is set for this process is kept: so every contender can be given the same."""
-    theirs = {} if task.contender in ("textbook", "torchdistill") else {"GLIBC_TUNABLES": ALLOCATOR}
+    theirs = {} if task.contender in ("textbook", "torchdistill") else {**WAITING, "GLIBC_TUNABLES": ALLOCATOR}
     return theirs | dict(os.environ)
 
 

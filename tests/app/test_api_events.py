@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -271,6 +272,32 @@ def test_a_long_history_is_told_in_order_from_any_place_on() -> None:
     assert told == list(range(1, 1001))
     (rest,) = history.listen("a", after=990)
     assert "".join(rest).count("id: ") == 10
+
+
+def test_nothing_is_read_for_those_who_wait_for_a_status_until_something_happens(live: Any) -> None:
+    job_id = live.submit()["id"]
+    statements: list[str] = []
+    database, give_up = live.app.state.service.database, time.monotonic() + 45
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement != "BEGIN":
+            statements.append(statement)
+
+    async def all_of_them(count: int) -> None:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=count)) as http:
+            address = f"{live.url}/v1/jobs/{job_id}?wait=60"
+            waiting = [asyncio.create_task(http.get(address)) for _ in range(count)]
+            # Of twenty clients who ask for themselves nobody ever sees five looks in a row.
+            looks = ["SELECT jobs.id, jobs.last_seq, jobs.status"] * 5
+            while [each.split(" \n")[0] for each in statements[-5:]] != looks:
+                assert time.monotonic() < give_up, statements[-5:]
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(live.worker.claim, job_id)
+            assert [each.json()["status"] for each in await asyncio.gather(*waiting)] == ["running"] * count
+
+    listen(database._engine, "before_cursor_execute", note)
+    asyncio.run(all_of_them(20))
+    remove(database._engine, "before_cursor_execute", note)
 
 
 def test_the_statements_of_a_live_service_do_not_grow_with_those_who_listen(live: Any) -> None:

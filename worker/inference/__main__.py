@@ -8,7 +8,6 @@ broker. SIGTERM: it withdraws, answers what it has taken, and the exit code is 0
 
 import gc
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -21,6 +20,7 @@ from starlette.applications import Starlette
 
 from distillery.errors import DistilleryError, InvalidRequest
 from distillery.ids import new_id
+from engine.cores import wait_patiently
 from store.artifacts import Artifacts
 from store.config import StoreConfig
 from store.db import Database
@@ -60,7 +60,7 @@ def main() -> int:
     """Serve until told to leave; 2 when the environment or the address cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Threads of idle networks must not spin on the cores that the API and the trainings need.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_patiently()
     try:
         store, config = StoreConfig.from_environment(), InferenceConfig.from_environment()
         database, artifacts = Database(store.database_url), Artifacts(store.artifacts_url)
