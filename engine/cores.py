@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 """For the environment of whatever computes. Left alone, libgomp's threads spin for milliseconds at every barrier, on a
 core that something else needs: beside one busy process a step becomes many times slower. Those that sleep at once pay a
-fifth of their pace on a quiet machine, whose partner comes within microseconds; so they spin for about as long."""
+fifth of their pace on a quiet machine, where the partner comes within microseconds; so they spin for about as long."""
 
 
 def wait_patiently() -> None:

@@ -75,7 +75,7 @@ class Variant:
                 batches_in_run=ENDLESS * len(dataset.train),
                 precision=precision,
             )
-            told["form"] = form.choice.message
+            told["form"] = form.choice.model_copy(update={"run": "contest"}).message
         if not self.cached:
             yield live
             return

@@ -36,7 +36,9 @@ def lesson(small_network):
 
     def made(network=None, **options):
         teacher = FrozenTeacher(small_network(seed=2, width=8))
-        return Offline(network or resnet(1), objective=build_objective(PRESETS["kd"]), teacher=teacher, **options)
+        return Offline(
+            network or small_network(seed=1), objective=build_objective(PRESETS["kd"]), teacher=teacher, **options
+        )
 
     return made
 

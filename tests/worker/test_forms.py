@@ -183,8 +183,14 @@ def test_asked_to_leave_before_a_resumed_run_takes_a_step_nothing_of_it_is_lost(
     assert told.of(Saved)[-1].step == told.of(Saved)[-2].step
 
 
+def compiled(teacher: Path, *, wanted: str = "on") -> Any:
+    """Of the student that is compiled in the shortest time."""
+    recipe = RECIPE | {"compile": wanted}
+    return spec(teacher=given(teacher), student={"architecture": "seed_student"}, training=recipe, baseline=False)
+
+
 def test_a_compiled_study_that_is_stopped_delivers_the_very_student_and_says_so(teacher, tmp_path):
-    asked = spec(teacher=given(teacher), training=RECIPE | {"compile": "on"}, baseline=False)
+    asked = compiled(teacher)
     whole, parted = run(asked, tmp_path / "whole"), run(asked, tmp_path / "parted", stops=(9,))
     assert digest(parted) == digest(whole)
     told = [each.choice for each in parted.of(FormChosen) if each.choice.role == "student"]
@@ -193,10 +199,10 @@ def test_a_compiled_study_that_is_stopped_delivers_the_very_student_and_says_so(
 
 
 def test_where_nothing_can_be_compiled_a_resumed_run_goes_on_without_and_warns(teacher, tmp_path, monkeypatch):
-    told, asked = Told(), spec(teacher=given(teacher), training=RECIPE | {"compile": "on"}, baseline=False)
+    told, asked = Told(), compiled(teacher)
     path = stopped(asked, tmp_path / "first", told=told, looks=9)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    later = spec(teacher=given(teacher), training=RECIPE, baseline=False)  # by 'on' it would be refused at once
+    later = compiled(teacher, wanted="auto")  # by 'on' it would be refused at once
     distil(later, journal=Journal(made(tmp_path / "second"), told, later, attempt=2), teacher_weights={}, resume=path)
     forms = [each.choice.form for each in told.of(FormChosen) if each.choice.role == "student"]
     assert forms == ["compiled-fp32", "eager-fp32"]

@@ -60,7 +60,7 @@ def test_a_trainer_sees_no_secret_of_the_service() -> None:
     seen = environment(given, scratch=Path("/scratch"))
     assert "hidden" not in " ".join(seen.values())
     assert {"PATH", "HOME", "CUDA_VISIBLE_DEVICES", "DISTILLERY_DATA", "TOKENIZERS_PARALLELISM"} <= seen.keys()
-    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("PASSIVE", "1000")
+    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("PASSIVE", "5000")
     assert seen["TMPDIR"] == "/scratch"
 
 
