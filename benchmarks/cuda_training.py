@@ -31,8 +31,8 @@ from torch import nn
 
 from benchmarks import training
 from benchmarks.contest import images, networks, ours
-from benchmarks.contest.accuracy import scored
 from benchmarks.contest.task import SOFT_WEIGHT, TEMPERATURE, Task
+from benchmarks.contest.taught import scored
 from benchmarks.contest.turns import peers_python
 from distillery.spec.objectives import CrossEntropyTerm
 from distillery.spec.training import CosineSchedule, Sgd, Training
@@ -115,7 +115,7 @@ def rates(options: argparse.Namespace) -> list[str]:
             asked = [
                 "--data=given", f"--device={options.device}", f"--batch-size={batch}", f"--rounds={options.rounds}",
                 f"--seconds={options.seconds}", f"--pair={options.teacher_of_rates}:{options.student}",
-                f"--peers={','.join(peers)}", f"--only={options.only}",
+                f"--peers={','.join(peers)}", f"--only={options.only}", "--teacher-epochs=1",
             ]  # fmt: skip
             folder = Path(name) / str(batch)
             folder.mkdir()

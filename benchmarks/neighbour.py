@@ -26,7 +26,7 @@ from benchmarks.api_load_client import percentile
 from benchmarks.api_load_queue import sqlite
 from benchmarks.api_peers import Running, distillery
 from benchmarks.surroundings import heading, others_busy
-from engine.cores import WAITING
+from worker.waiting import WAITING
 
 POLICIES: dict[str, Mapping[str, str]] = {
     "ours": WAITING,

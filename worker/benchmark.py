@@ -19,7 +19,6 @@ from distillery import benchmarks
 from distillery.errors import DistilleryError
 from distillery.report import LatencyReport
 from distillery.views import PhaseName, Progress
-from engine.cores import wait_patiently
 from worker.benchmark_plan import Plan
 from worker.halts import halt_of
 from worker.messages import (
@@ -37,6 +36,7 @@ from worker.messages import (
 )
 from worker.run import stop_on_signals
 from worker.telling import Console, Pipe, Teller
+from worker.waiting import wait_patiently
 
 if TYPE_CHECKING:
     from engine.data.dataset import Dataset

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from distillery.errors import DistilleryError, InvalidRequest
 from distillery.spec.imports import ModelImport
-from engine.cores import usable_cores, wait_patiently
+from engine.cores import usable_cores
 from engine.intake import weights
 from engine.intake.weights_safetensors import read_header
 from worker.messages import (
@@ -33,6 +33,7 @@ from worker.messages import (
     job_error,
 )
 from worker.telling import Console, Pipe, Teller
+from worker.waiting import wait_patiently
 
 NICENESS = 10
 _GIB = 1 << 30

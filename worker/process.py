@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.cores import WAITING
+from worker.waiting import WAITING
 
 _TETHER = Path(__file__).with_name("tether.py")
 _SECRETS = re.compile(

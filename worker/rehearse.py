@@ -17,13 +17,13 @@ from distillery.errors import DistilleryError
 from distillery.job_files import read
 from distillery.spec import JobSpec, parse, resolve
 from distillery.views import Adjustments, JobError, Rehearsal
-from engine.cores import wait_patiently
 from worker.halts import halt_of
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_SAVED, Failed, Message, PhaseBegan, Rehearsed, job_error
 from worker.options import parser
 from worker.remedies import remedy
 from worker.run import NICENESS, stop_on_signals
 from worker.telling import Console, Pipe, Teller
+from worker.waiting import wait_patiently
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,11 +25,11 @@ from types import FrameType
 from distillery.errors import DistilleryError
 from distillery.job_files import read
 from distillery.spec import parse, resolve
-from engine.cores import wait_patiently
 from worker.halts import halt_of
 from worker.messages import EXIT_FAILED, EXIT_FINISHED, EXIT_HALTED, EXIT_SAVED, Failed, job_error
 from worker.options import parser
 from worker.telling import Console, Pipe, Teller
+from worker.waiting import wait_patiently
 
 MICRO_BATCHES = (1, 2, 4, 8)
 NICENESS = 10

@@ -19,7 +19,6 @@ from engine.loop import train
 from engine.objectives import build as build_objective
 from engine.strategies.offline import Offline
 
-_VALIDATION = 200
 _VARIANT = ours.Variant("teacher", "auto")
 
 
@@ -48,7 +47,7 @@ def named(given: list[str]) -> dict[str, str]:
 
 def weights(task: Task, arrays: Arrays, *, given: Mapping[str, str], epochs: int, folder: Path) -> Weights:
     """The file that was given for the teacher, else one that is made by training it on the images."""
-    dataset = ours.as_dataset(arrays, name="teacher", validation=_VALIDATION)
+    dataset = ours.as_dataset(arrays, name="teacher")
     if file := given.get(task.teacher):
         network = networks.teacher(replace(task, teacher_weights=file), arrays)
         return Weights(file, f"the weights of {Path(file).name}, {_right(network, dataset, device=task.device)}")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest.task import Task
-from engine.cores import WAITING
 from engine.environment import ProcessorTime
 from worker.process import ALLOCATOR
+from worker.waiting import WAITING
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS_PYTHON = REPOSITORY / ".peers" / "bin" / "python"

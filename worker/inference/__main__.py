@@ -20,7 +20,6 @@ from starlette.applications import Starlette
 
 from distillery.errors import DistilleryError, InvalidRequest
 from distillery.ids import new_id
-from engine.cores import wait_patiently
 from store.artifacts import Artifacts
 from store.config import StoreConfig
 from store.db import Database
@@ -30,6 +29,7 @@ from worker.inference.http import make_app, running
 from worker.inference.presence import Presence
 from worker.inference.service import Service
 from worker.inference.settings import InferenceConfig
+from worker.waiting import wait_patiently
 
 STOP_SECONDS = 10
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (compared, not bound)
