@@ -34,6 +34,7 @@ def describe(*, threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads() if threads is None else threads,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "not set"),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "not set"),
         "load_average_1min": load_average(),
         "versions": versions(),

@@ -72,7 +72,7 @@ class Child:
                     pass_fds=(writing,),
                     start_new_session=True,
                 )
-        except BaseException:
+        except BaseException:  # a stop in the middle of the start too: nobody else would close this end; it goes on
             os.close(reading)
             raise
         finally:

@@ -160,22 +160,27 @@ async def get_job(
 async def _changed(
     request: Request, served: Service, job: Job, edition: int, *, wait_seconds: float
 ) -> tuple[Job, int]:
-    """The job once its status or phase is another one, or after so many seconds; read only when something happened."""
+    """The job once its status or phase is another one, or after so many seconds.
+
+    It is read when something has happened to it: at once for another status, else twice a second at the most, because a
+    training tells far more than phases.
+    """
     feed: Feed = request.app.state.feed
     seen, deadline = (job.status, job.phase), time.monotonic() + wait_seconds
     with feed.follow(job.id, await run_in_threadpool(_standing, served, job.id)) as topic:
         known: Standing | None = _NEVER_READ
+        due = 0.0
         while (job.status, job.phase) == seen and job.status not in TERMINAL:
             if topic.failure is not None:
                 raise topic.failure
-            if topic.standing != known:
-                known = topic.standing
+            now, standing = time.monotonic(), topic.standing
+            if standing != known and (standing is None or standing.status != job.status or now >= due):
+                known, due = standing, now + LOOK_SECONDS
                 job, edition = await run_in_threadpool(_read, served, job.id)
                 continue
-            left = deadline - time.monotonic()
-            if left <= 0 or await request.is_disconnected():
+            if now >= deadline or await request.is_disconnected():
                 break
-            await topic.change(within=min(LOOK_SECONDS, left))
+            await topic.change(within=min(LOOK_SECONDS, deadline - now))
     return job, edition
 
 

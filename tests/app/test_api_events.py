@@ -14,6 +14,8 @@ from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
 from sqlalchemy.event import listen, remove
 
 from app.events import Feed
+from app.routes import jobs as routes
+from app.waiting import LOOK_SECONDS
 from distillery.errors import Unavailable
 from distillery.views import TERMINAL, Event, Page
 from store import leases
@@ -298,6 +300,24 @@ def test_nothing_is_read_for_those_who_wait_for_a_status_until_something_happens
     listen(database._engine, "before_cursor_execute", note)
     asyncio.run(all_of_them(20))
     remove(database._engine, "before_cursor_execute", note)
+
+
+def test_a_job_that_tells_much_is_not_read_for_each_of_its_events_by_those_who_wait(
+    live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = live.submit()["id"]
+    claim, reads, read = live.worker.claim(job_id), [], routes._read
+    monkeypatch.setattr(routes, "_read", lambda *asked: reads.append(asked) or read(*asked))
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(live.http.get(f"/v1/jobs/{job_id}?wait=60", timeout=70)))
+    waiting.start()
+    began = time.monotonic()
+    while time.monotonic() < began + 3:
+        live.worker.do(leases.event, claim, "warning", "A word.")
+    live.worker.do(leases.phase, claim, "training")
+    waiting.join(timeout=30)
+    assert answers[0].json()["phase"] == "training"
+    assert 3 <= len(reads) <= 3 + (time.monotonic() - began) / LOOK_SECONDS
 
 
 def test_the_statements_of_a_live_service_do_not_grow_with_those_who_listen(live: Any) -> None:

@@ -91,7 +91,7 @@ def test_a_run_that_was_begun_before_there_were_forms_stays_eager(teacher, tmp_p
         restore(file)
         journal.forms = {}
 
-    journal.restore = older  # type: ignore[method-assign]
+    journal.restore = older  # type: ignore[method-assign]  # of this one journal: a file from before there were forms
     distil(asked, journal=journal, teacher_weights={}, resume=path)
     assert teachers(told) == ["onnxruntime-fp32", "eager-fp32"]
 
