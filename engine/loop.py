@@ -25,12 +25,14 @@ from engine.lesson import Lesson
 from engine.loop_state import History, LoopState
 from engine.pace import Clock
 from engine.precision import Precision, autocast, resolve_device, resolve_precision
-from engine.shares import dead_terms, gradient_shares
+from engine.shares import dead_terms, gradient_shares, last_look
 
 LOGS_PER_EPOCH = 10
 """At most; at fixed steps, so that a resumed run logs the very same values."""
 SHARES_PER_EPOCH = 2
-"""Looks at how the terms share the gradient; each costs a backward pass for each term."""
+"""At most; looks at how the terms share the gradient. Each costs a backward pass for each term."""
+SHARES_APART = 25
+"""Steps between two such looks, at least, so that they cost little where an epoch has few steps."""
 VALIDATION_IMAGES = 256
 """Images validated between two looks at `stop_requested`."""
 
@@ -186,7 +188,7 @@ def _learn_epoch(run: _Run, *, clock: Clock) -> None:
     for batch in _views(run):
         ends_epoch = state.batch + 1 == run.steps_per_epoch
         logged = ends_epoch or (state.batch + 1) % math.ceil(run.steps_per_epoch / LOGS_PER_EPOCH) == 0
-        shared = ends_epoch or (state.batch + 1) % math.ceil(run.steps_per_epoch / SHARES_PER_EPOCH) == 0
+        shared = _wants_shares(run, ends_epoch=ends_epoch)
         step = _learn(run, batch, wants_norm=logged, wants_shares=shared)
         if shared and step.shares:
             _log(run, step.shares)
@@ -198,6 +200,16 @@ def _learn_epoch(run: _Run, *, clock: Clock) -> None:
             _stop(run, clock=clock)
         if clock.save_due() and not ends_epoch:
             _save(run, clock=clock)
+
+
+def _wants_shares(run: _Run, *, ends_epoch: bool) -> bool:
+    """Whether the coming step looks at how the terms share the gradient; the very last one does."""
+    state = run.state
+    if ends_epoch and state.epoch + 1 == run.recipe.epochs:
+        return True
+    due = ends_epoch or (state.batch + 1) % math.ceil(run.steps_per_epoch / SHARES_PER_EPOCH) == 0
+    last = last_look(state.history)
+    return due and (last is None or state.step + 1 - last >= SHARES_APART)
 
 
 @dataclass(frozen=True)
@@ -322,7 +334,7 @@ def _examine(run: _Run, *, clock: Clock) -> None:
     if state.last_validation is None or state.best_validation is None or state.last_validation > state.best_validation:
         state.best, state.best_epoch = _copied(lesson.network.state_dict()), state.epoch
         state.best_validation = state.last_validation
-    for name in dead_terms(state.history, since=state.step - run.steps_per_epoch):
+    for name in dead_terms(state.history, since=state.step - max(run.steps_per_epoch, SHARES_APART)):
         if name not in state.warned:
             state.warned = (*state.warned, name)
             run.observer.warning(

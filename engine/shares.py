@@ -33,9 +33,14 @@ def gradient_shares(weighted: Mapping[str, Tensor], *, lesson: Lesson) -> dict[s
     return {f"{_PREFIX}{name}": size / total if total else 0.0 for name, size in zip(names, sizes, strict=True)}
 
 
+def last_look(history: History) -> int | None:
+    """The step of the latest look at the shares; None before the first."""
+    return max((curve[-1][0] for key, curve in history.items() if key.startswith(_PREFIX)), default=None)
+
+
 def dead_terms(history: History, *, since: int) -> Iterator[str]:
-    """The terms whose share, looked at after step `since`, was always below `DEAD_SHARE`."""
+    """The terms whose share was always below `DEAD_SHARE` when looked at after step `since`, and the two last times."""
     for key, curve in history.items():
-        recent = [value for step, value in curve if step > since]
-        if key.startswith(_PREFIX) and recent and all(value < DEAD_SHARE for value in recent):
+        looks = [value for place, (step, value) in enumerate(curve) if step > since or place >= len(curve) - 2]
+        if key.startswith(_PREFIX) and len(looks) >= 2 and all(value < DEAD_SHARE for value in looks):
             yield key.removeprefix(_PREFIX)

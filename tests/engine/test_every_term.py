@@ -70,8 +70,9 @@ def lesson(
     return Offline(student, objective=objective, teacher=teacher)
 
 
-def run(made: Offline, dataset: Dataset, observer: Any, **options: Any) -> Any:
-    return train(made, dataset=dataset, recipe=RECIPE, augment=("crop", "flip"), observer=observer, **options)
+def run(made: Offline, dataset: Dataset, observer: Any, *, batch_size: int = 16, **options: Any) -> Any:
+    recipe = RECIPE.model_copy(update={"batch_size": batch_size})
+    return train(made, dataset=dataset, recipe=recipe, augment=("crop", "flip"), observer=observer, **options)
 
 
 def test_the_registry_holds_every_term_of_the_spec_in_its_order() -> None:
@@ -219,14 +220,14 @@ def test_a_dead_term_is_told_once(small_dataset, listener):
 
 
 def test_a_dead_term_is_not_told_again_after_a_resume(small_dataset, listener):
-    observer = listener(stop_when=lambda looks: looks == 8)
+    observer = listener(stop_when=lambda looks: looks == 80)
     with pytest.raises(Stopped):
-        run(lesson("soft_targets", small_dataset, weight=1e-6), small_dataset, observer)
+        run(lesson("soft_targets", small_dataset, weight=1e-6), small_dataset, observer, batch_size=1)
     assert len(observer.warnings) == 1
     path, sha256 = observer.files[-1]
     again = listener()
     made = lesson("soft_targets", small_dataset, weight=1e-6)
-    run(made, small_dataset, again, resume=checkpoint.load(path, sha256=sha256))
+    run(made, small_dataset, again, batch_size=1, resume=checkpoint.load(path, sha256=sha256))
     assert again.warnings == []
 
 

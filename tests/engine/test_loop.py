@@ -15,6 +15,7 @@ from distillery.spec.training import CheckpointEvery, Sgd, Training
 from engine.loop import LOGS_PER_EPOCH, Stopped, train
 from engine.objectives import Objective, build
 from engine.optim import schedule
+from engine.shares import dead_terms
 from engine.strategies.offline import Offline
 from engine.teachers import FrozenTeacher
 
@@ -99,6 +100,30 @@ def test_values_are_told_at_fixed_steps_and_at_the_end_of_each_epoch(run, batch_
     assert [step for step, _ in trained.history["loss"]] == first + [steps + step for step in first]
     assert [step for step, _ in trained.history["validation/accuracy"]] == [steps, 2 * steps]
     assert trained.steps == 2 * steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "looks"),
+    [(16, 12, [3, 28, 53, 60]), (2, 3, [18, 53, 88, 105]), (1, 2, [35, 70, 105, 140]), (70, 30, [1, 26, 30])],
+)
+def test_the_shares_are_looked_at_twice_an_epoch_and_25_steps_apart(run, small_network, batch_size, epochs, looks):
+    teacher = FrozenTeacher(small_network(seed=1))
+    trained = run(terms=PRESETS["kd"], teacher=teacher, batch_size=batch_size, epochs=epochs, optimizer=Sgd(lr=0.001))
+    assert [step for step, _ in trained.history["share/soft_targets"]] == looks
+
+
+@pytest.mark.parametrize(
+    ("curve", "dead"),
+    [
+        ([(2, 0.0)], []),
+        ([(2, 0.0), (27, 0.0)], ["hint"]),
+        ([(2, 0.5), (27, 0.0)], []),
+        ([(2, 0.5), (27, 0.0), (52, 0.0009)], ["hint"]),
+        ([(40, 0.5), (45, 0.0), (52, 0.0)], []),
+    ],
+)
+def test_a_term_is_dead_by_all_looks_of_an_epoch_and_at_least_by_two(curve, dead):
+    assert list(dead_terms({"share/hint": curve, "loss": [(1, 0.0), (2, 0.0)]}, since=30)) == dead
 
 
 def test_the_loss_told_is_the_mean_over_the_steps_since_the_last_one(run):
