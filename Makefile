@@ -27,10 +27,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml | .tool/bin/uv
 demo: setup
 	$(VENV)/bin/distillery demo $(if $(DATA),--data $(DATA)) --out demo
 
-# Processes of one thread each use cores better than one of two threads; a third one fills the others' waits.
+# Processes of one thread each use cores better than one of two threads; two more fill the others' waits.
 # More options for pytest: make test PYTEST="-x -k loop"
 test: setup
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(PYTEST)
 
 # Kills, stops and crashes everything at random under a thousand jobs. Half an hour or less; other sizes and a page:
 # make chaos CHAOS="--jobs 100 --kills 30 --seed 7 --markdown chaos.md"

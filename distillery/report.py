@@ -320,6 +320,17 @@ class EarlyExit(Record):
     """The whole student, called `teacher` there, against this exit."""
 
 
+class RunForms(Record):
+    """In which forms the networks of one run computed."""
+
+    run: str
+    """Such as `training`."""
+    teachers: tuple[str, ...]
+    """By place, by the names of `training.teacher_form`; such as `eager` or `openvino-bf16`."""
+    student: str
+    """`eager` or `compiled`."""
+
+
 class Report(Record):
     """The answer to both questions: how much faster, and did the teacher help."""
 
@@ -345,6 +356,8 @@ class Report(Record):
     disagreements: tuple[Disagreement, ...]
     curves: tuple[Curve, ...]
     latency: LatencyReport | None
+    forms: tuple[RunForms, ...] = ()
+    """Of each network that was trained, in the order of their runs."""
     dataset: dict[str, Any]
     environment: dict[str, Any]
     spec: dict[str, Any]

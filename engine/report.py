@@ -16,6 +16,7 @@ from distillery.report import (
     LatencyReport,
     Quality,
     Report,
+    RunForms,
     Spread,
 )
 from distillery.spec import JobSpec
@@ -79,6 +80,7 @@ def assemble(
     spec: JobSpec,
     latency: LatencyReport | None,
     besides: Besides | None = None,
+    forms: Sequence[RunForms] = (),
     warnings: Sequence[str] = (),
 ) -> Report:
     """The report of one job. `warnings` are what was noticed earlier; the report adds its own.
@@ -109,6 +111,7 @@ def assemble(
         disagreements=_disagreements(student, teacher, dataset=dataset),
         curves=tuple(curve for role, each in candidates.items() for curve in _curves(role, each)),
         latency=latency,
+        forms=tuple(forms),
         dataset=_described(dataset),
         environment=machine.describe(),
         spec=spec.model_dump(mode="json"),

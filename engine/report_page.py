@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distillery.report import LatencyComparison, Quality, Report
+from distillery.report import LatencyComparison, Quality, Report, RunForms
 from engine import pages, plots
 from engine.figures import axis_percent, axis_points, axis_seconds, percent, points, ratio, seconds, size
 from engine.report_curves import loss, loss_is_labels, roles_told, validation
@@ -63,6 +63,7 @@ def _page(report: Report) -> dict[str, Any]:
         "exit_speeds_invalid": exit_speeds_invalid(report),
         "dataset": facts(report.dataset, leave_out=("classes", "mean", "std", "notes")),
         "environment": facts(report.environment),
+        "forms": computed_as(report.forms),
         "spec": json.dumps(report.spec, indent=2, ensure_ascii=False),
         **_training(report, decimals=precise),
     }
@@ -184,3 +185,13 @@ def facts(values: dict[str, Any], *, leave_out: Sequence[str] = ()) -> Iterator[
             yield name.removesuffix("_bytes").replace("_", " "), size(value)
         else:
             yield name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def computed_as(forms: Sequence[RunForms]) -> list[tuple[str, str]]:
+    """Runs, those of the same forms together, and in words how their networks computed."""
+    runs: dict[str, list[str]] = {}
+    for each in forms:
+        teachers = ", ".join(dict.fromkeys(each.teachers))
+        said = f"teacher {teachers}; student {each.student}" if teachers else f"student {each.student}"
+        runs.setdefault(said, []).append(each.run)
+    return [(", ".join(names), said) for said, names in runs.items()]

@@ -25,6 +25,17 @@ UNDER_CI = bool(os.environ.get("CI"))
 _MISSING_IN_CI = "is required under CI (CI is set)"
 _FIRST_REDIS_DATABASE = 9
 """Each test process has one of Redis's 16 databases from here on."""
+_FIRST = (
+    "tests/test_readme.py",
+    "tests/test_tutorials.py",
+    "tests/worker/test_studies.py",
+    "tests/service/test_journey.py",
+    "tests/worker/test_inspect_model.py",
+    "tests/distillery/test_cli_journey.py",
+    "tests/benchmarks/test_inference.py",
+    "tests/service/test_benchmarks.py",
+)
+"""The files that take longest: begun last, one of them would keep a single process busy when the others are done."""
 _ran_against: dict[str, str] = {}
 _not_run: dict[str, str] = {}
 
@@ -295,6 +306,12 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 def unused_port() -> Callable[[], int]:
     """Gives a TCP port that nothing listens on."""
     return free_port
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    first = {name: place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(first)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 
 from distillery.errors import InvalidRequest
-from distillery.report import EarlyExit, LatencyReport, Report
+from distillery.report import EarlyExit, LatencyReport, Report, RunForms
 from distillery.spec import LatencySpec
 from engine import black_boxes, model_card, report, report_page
 from engine.answers_table import AnswersTable
@@ -54,6 +54,10 @@ def close(ready: Ready, cast: Cast, *, journal: Journal, lease: DeviceLease) -> 
             exits=exits,
             synthetic=synthetic,
         ),
+        forms=[
+            RunForms(run=run, teachers=tuple(forms["teachers"]), student=forms["student"][0])
+            for run, forms in journal.forms.items()
+        ],
         warnings=journal.warnings,
     )
     _finish(ready, parts, told, journal=journal)

@@ -18,6 +18,7 @@ from distillery.report import (
     Percentile,
     Quality,
     Report,
+    RunForms,
     SeedRun,
     ServedRate,
     ServerResult,
@@ -560,3 +561,15 @@ def test_hostile_names_in_every_section_stay_text() -> None:
     assert page.count(CSP) == 1
     drawings = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
     assert all(ElementTree.fromstring(each) is not None for each in drawings)  # noqa: S314  # our own text
+
+
+def test_it_tells_in_which_forms_the_networks_computed() -> None:
+    assert "Computed as" not in render(_report())
+    forms = (
+        RunForms(run="teaching", teachers=(), student="eager"),
+        RunForms(run="training", teachers=("openvino-bf16", "eager"), student="compiled"),
+        RunForms(run="training-seed1", teachers=("openvino-bf16", "eager"), student="compiled"),
+    )
+    page = render(_report().model_copy(update={"forms": forms}))
+    assert "<dt>teaching</dt><dd>student eager</dd>" in page
+    assert "<dt>training, training-seed1</dt><dd>teacher openvino-bf16, eager; student compiled</dd>" in page

@@ -61,6 +61,11 @@ def test_the_main_job(service: str, tmp_path: Path) -> None:
         events = list(client.stream(job.id))
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert events[-1].type in TERMINAL
+        told = {(event.type, event.data["run"]): event for event in events if event.type in ("form", "answers")}
+        assert {role for kind, role in told if kind == "form"} == {"teaching", "training", "baseline"}
+        counted = told["answers", "training"]
+        assert counted.data["asked"] + counted.data["recalled"] >= 1797 // 2
+        assert f"{counted.data['asked']:,} answers" in counted.message
 
         job = client.wait(job.id, timeout=60)
         assert job.status == "succeeded", job.error

@@ -53,6 +53,8 @@ def test_a_stopped_study_keeps_its_form_and_delivers_the_very_student(teacher, t
     assert len(teachers(parted)) >= 2
     assert set(teachers(parted)) == {"onnxruntime-fp32"}
     assert digest(parted) == digest(whole)
+    forms = [(each.run, each.teachers, each.student) for each in report(parted).forms]
+    assert forms == [("training", ("onnxruntime",), "eager")]
     assert not whole.of(Warned) or not any("form" in each.message for each in whole.of(Warned))
 
 
