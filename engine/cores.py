@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def default_threads() -> int:
+    """How many threads compute where nobody asked for a number: as many as `OMP_NUM_THREADS` says, the usual way to
+    tell every program of a machine, and otherwise one for each usable core.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the outermost region's
+    return int(told) if told.isascii() and told.isdecimal() and int(told) > 0 else usable_cores()
+
+
 def usable_cores(*, root: Path = Path("/")) -> int:
     """The cores that this process may use: those of its affinity, and no more than the quota of its control group and
     of those around it pays for (`cpu.max` of version 2, `cpu.cfs_quota_us` of version 1), at least one.

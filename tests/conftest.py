@@ -5,6 +5,7 @@ ones are started from installed binaries. The last lines of a run say what it ra
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
@@ -70,6 +71,15 @@ def own_devices(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each test process counts as a machine: a measurement in one need not wait for a training in another."""
     os.environ["DISTILLERY_DEVICE_LOCKS"] = str(tmp_path_factory.mktemp("devices"))
     os.environ["DISTILLERY_ANSWERS"] = str(tmp_path_factory.mktemp("answers"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> None:
+    """What earlier modules left is looked through for garbage once more and never again. Of all that torch and its
+    compiler have loaded a look takes a second, and whatever measures latency asks for many.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -15,7 +15,7 @@ from distillery.spec.job import Provenance
 from distillery.spec.methods import DataFreeMethod
 from distillery.spec.teacher import BLACK_BOXES, TeacherSpec
 from engine import evaluate, preflight, stems, student_forms
-from engine.cores import usable_cores
+from engine.cores import default_threads
 from engine.data.dataset import Dataset
 from engine.data.readers import load
 from engine.data.sealed import sealed
@@ -56,7 +56,7 @@ def prepare(
     """
     began = time.monotonic()
     journal.enter("preparing")
-    torch.set_num_threads(spec.training.threads or usable_cores())
+    torch.set_num_threads(spec.training.threads or default_threads())
     device, precision = preflight.check_device(spec.training)
     if spec.latency is not None:
         demand_a_place(spec.latency)

@@ -117,7 +117,8 @@ class Training(Frozen):
     """None draws one; the resolved spec tells which."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of the trainer; None takes as many as there are cores that the trainer may use."""
+    """CPU threads of the trainer; None takes as many as the worker's environment says (`OMP_NUM_THREADS`), else as
+    there are cores that the trainer may use."""
     teacher_answers: Literal["auto", "live", "cached", "packed"] = "auto"
     """Whether what a frozen teacher said of a view is kept on the worker's disk and read when the view comes again, in
     this job or another; rounded to 16 bits. `live` asks every time; `auto` keeps what there is room for; `cached`

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.cores import usable_cores
+from engine import cores
+from engine.cores import default_threads, usable_cores
 
 TELL = "from engine.cores import usable_cores; print(usable_cores())"
 PREPARED = """
@@ -50,7 +51,7 @@ def test_a_trainer_on_one_core_takes_one_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "files", "cores"),
+    ("cgroup", "files", "expected"),
     [
         ("0::/", {"cpu.max": "max 100000"}, 64),
         ("0::/", {"cpu.max": "300000 100000"}, 3),
@@ -67,7 +68,7 @@ def test_a_trainer_on_one_core_takes_one_thread(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_quota_counts_as_whole_cores(
-    cgroup: str | None, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cgroup: str | None, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
     if cgroup is not None:
@@ -77,4 +78,15 @@ def test_a_quota_counts_as_whole_cores(
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
-    assert usable_cores(root=tmp_path) == cores
+    assert usable_cores(root=tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "threads"), [("3", 3), (" 2 ", 2), ("4,2", 4), ("", 64), ("0", 64), ("-1", 64), ("many", 64), ("²", 64)]
+)
+def test_who_tells_the_number_of_threads_is_obeyed(told: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert default_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads() == 64

@@ -7,7 +7,7 @@ from typing import Self
 
 from distillery.errors import InvalidRequest
 from distillery.predictions import MOST_IMAGES
-from engine.cores import usable_cores
+from engine.cores import default_threads
 
 MEMORY_BYTES = 2 << 30
 WAITING_IMAGES = 256
@@ -78,7 +78,7 @@ class InferenceConfig:
             batch=_number(given, "DISTILLERY_INFERENCE_BATCH", cls.batch),
             waiting_images=_number(given, "DISTILLERY_INFERENCE_WAITING", cls.waiting_images),
             requests=_number(given, "DISTILLERY_INFERENCE_REQUESTS", cls.requests),
-            threads=_number(given, "DISTILLERY_INFERENCE_THREADS", usable_cores()),
+            threads=_number(given, "DISTILLERY_INFERENCE_THREADS", default_threads()),
         )
 
 
