@@ -29,7 +29,7 @@ teacher: {architecture: resnet14, train: {epochs: 1}}
 student: {architecture: resnet8}
 training: {epochs: 2, batch_size: 64, optimizer: {name: adamw, lr: 3e-3}, seed: 1, threads: 1, precision: fp32}
 export: [safetensors]
-latency: {runtimes: [eager]}
+latency: {runtimes: [eager], seconds: 1}
 labels: {team: vision}
 """
 A_WHILE = ("--set", "training.epochs=60", "--set", "baseline=false", "--set", "latency=null")

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "student": {"architecture": "resnet8"},
     "training": {"epochs": 1, "batch_size": 64, "seed": 0, "threads": 1},
     "export": ["safetensors"],
-    "latency": {"runtimes": ["eager"]},
+    "latency": {"runtimes": ["eager"], "seconds": 1},
 }
 
 

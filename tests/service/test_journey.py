@@ -27,7 +27,7 @@ JOB = {
         "threads": 1,
         "precision": "fp32",
     },
-    "latency": {"batch_sizes": [1], "runtimes": ["eager"]},
+    "latency": {"batch_sizes": [1], "runtimes": ["eager"], "seconds": 1},
 }
 # Loads the delivered student with torch and safetensors alone: no service, no engine.
 LOAD = """
@@ -90,7 +90,7 @@ def test_the_main_job(service: str, tmp_path: Path) -> None:
         assert np.mean([each.top[0].index for each in answered.teacher.predictions] == labels) > 0.8
         assert answered.student.runtime == "onnxruntime"
 
-        measured = client.measure_latency(job.id, {"batch_sizes": [1], "runtimes": ["onnxruntime"]})
+        measured = client.measure_latency(job.id, {"batch_sizes": [1], "runtimes": ["onnxruntime"], "seconds": 1})
         assert measured.status == "succeeded", measured.error
         (comparison,) = measured.result.comparisons
         assert comparison.rounds >= 30
