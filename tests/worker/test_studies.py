@@ -110,7 +110,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 def study(name: str, teacher: Path) -> Any:
-    changes = {"teacher": given(teacher), **STRATEGIES[name]}
+    changes = {"teacher": given(teacher), "dataset": {**DIGITS, "limit": 400}, **STRATEGIES[name]}
     return spec(**changes)
 
 
@@ -165,7 +165,7 @@ def test_of_several_peers_each_is_delivered_with_its_accuracy(teacher, tmp_path)
 def test_self_distillation_needs_no_teacher_and_delivers_its_exits(teacher, digits, tmp_path):
     job = spec(
         **STRATEGIES["self_distillation"], export=["safetensors", "onnx"],
-        latency={"runtimes": ["eager"], "batch_sizes": [1], "seconds": 5},
+        latency={"runtimes": ["eager"], "batch_sizes": [1], "seconds": 1},
     )  # fmt: skip
     told = run(job, tmp_path)
     found = report(told)
