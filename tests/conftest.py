@@ -6,6 +6,7 @@ ones are started from installed binaries. The last lines of a run say what it ra
 
 import contextlib
 import gc
+import itertools
 import os
 import shutil
 import socket
@@ -38,6 +39,8 @@ _FIRST = (
     "tests/worker/test_forms.py",
 )
 """The files that take longest: begun last, one of them would keep a single process busy when the others are done."""
+_FIRST_PORT = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 1_000))
 _ran_against: dict[str, str] = {}
 _not_run: dict[str, str] = {}
 
@@ -92,10 +95,14 @@ def _accepts(host: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of the loopback interface that nothing listens on, and that no other test process is given. It lies
+    below those that the system gives to whoever asks for any, so that nobody takes it before it is used.
+    """
+    for port in _PORTS:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("The ports go around for ever.")
 
 
 @pytest.fixture(scope="session")
