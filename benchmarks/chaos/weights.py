@@ -24,8 +24,8 @@ _LEASE = LeaseConfig(lease_seconds=60, heartbeat_seconds=0.5, backoff_seconds=(0
 _TEACHER_EPOCHS = 2
 _STEPS_PER_EPOCH = 6
 _LAST_STEPS = 40
-"""Nothing is planned for these: a trainer that has ended cannot be killed, and on a crowded machine it may take dozens of
-steps before whoever means to kill it has its turn."""
+"""Nothing is planned for these: a trainer that has ended cannot be killed, and on a crowded machine it may take dozens
+of steps before whoever means to kill it has its turn."""
 
 
 @dataclass(frozen=True)
