@@ -192,6 +192,6 @@ def computed_as(forms: Sequence[RunForms]) -> list[tuple[str, str]]:
     runs: dict[str, list[str]] = {}
     for each in forms:
         teachers = ", ".join(dict.fromkeys(each.teachers))
-        said = f"teacher {teachers}; student {each.student}" if teachers else f"student {each.student}"
+        said = f"teacher {teachers}; student {each.student}" if teachers else each.student
         runs.setdefault(said, []).append(each.run)
     return [(", ".join(names), said) for said, names in runs.items()]
