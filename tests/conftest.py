@@ -341,7 +341,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In a test process of several: hand on what the closing lines say."""
+    """In a test process of several: hand on what the closing lines say. What is kept from collections is given back."""
+    gc.unfreeze()
     told = getattr(session.config, "workeroutput", None)
     if told is not None:
         told.update(ran_against=_ran_against, not_run=_not_run)
