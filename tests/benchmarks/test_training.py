@@ -34,8 +34,7 @@ def page_of(tmp_path: Path, *options: str) -> str:
 
 
 def test_it_measures_rates_ratios_floors_and_a_whole_job(tmp_path):
-    # Forms that are tried take long to begin: the other test has them. What is compiled takes a minute, and does it by
-    # the engine's own choice of a form for the student, which tests/engine/test_student_forms.py and others try.
+    # What is compiled, and forms that are tried, take a minute each to begin: the other test has them.
     only = "--only=live fp32,cached fp32"
     text = page_of(tmp_path, only, "--rounds=2", "--seconds=0.2", "--whole-job=96", "--job-epochs=2")
     assert "nan" not in text
@@ -57,11 +56,11 @@ def test_it_measures_rates_ratios_floors_and_a_whole_job(tmp_path):
 
 
 def test_it_scores_every_option(tmp_path):
-    only = "--only=live + form"
+    only = "--only=live + form + compile"
     text = page_of(tmp_path, "--accuracy", only, "--seeds=1", "--epochs=1", "--labelled=64")
     row = re.search(r"^\| live fp32 \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| \+0\.00 \| yes \|", text, re.MULTILINE)
     assert row is not None
-    assert re.search(r"^\| live \+ form \| [\d.]+ \(", text, re.MULTILINE)
+    assert re.search(r"^\| live \+ form \+ compile \| [\d.]+ \(", text, re.MULTILINE)
     lowest, highest = float(row[2]), float(row[3])
     assert 0 <= lowest <= float(row[1]) <= highest <= 100
 

@@ -59,7 +59,7 @@ def test_the_kind_of_data_is_recognised_from_the_files(tmp_path: Path, make: Any
     path = make(tmp_path)
     dataset = parse(demo.spec_for(path)).dataset
     assert dataset.kind == kind
-    assert dataset.path == str(path)  # type: ignore[union-attr]
+    assert dataset.path == str(path)  # type: ignore[union-attr]  # each kind here has a path
 
 
 @pytest.mark.parametrize(("name", "said"), [("absent", "There is nothing at"), (".", "holds no images")])
@@ -75,7 +75,7 @@ def test_a_demo_brings_its_files_home_and_leaves_nothing_running(tmp_path: Path)
     for path, sha256 in result.files.items():
         assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256
     assert {path.name for path in tmp_path.iterdir()} == set(demo.BROUGHT)
-    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    text = shown.file.getvalue()  # type: ignore[attr-defined]  # `quiet` writes into a StringIO
     assert "student alone" in text
     assert f"The student lies at {tmp_path / 'student.safetensors'}." in text.replace("\n", " ")
     assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(command_of(one))]
